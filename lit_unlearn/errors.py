@@ -25,5 +25,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the checkpoints written so far are whole, resume=true goes on from the last", file=sys.stderr)
+        print(
+            "interrupted; the checkpoints written so far are whole, resume=true goes on from the last", file=sys.stderr
+        )
         sys.exit(130)

@@ -1,0 +1,62 @@
+"""Exact sums over ranks, and results that meet by key whichever rank made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of a detached tensor over ranks; the tensor itself on one process."""
+    if world_size() == 1:
+        return tensor
+    tensor = tensor.detach().clone()
+    dist.all_reduce(tensor)
+    return tensor
+
+
+def gather_by_key(local: Mapping[Key, Value]) -> dict[Key, Value]:
+    """Union of every rank's mapping, on every rank, in sorted key order; keys must be disjoint over ranks."""
+    if world_size() == 1:
+        merged = dict(local)
+    else:
+        parts: list[Mapping[Key, Value] | None] = [None] * world_size()
+        dist.all_gather_object(parts, dict(local))
+        merged = {key: value for part in parts if part is not None for key, value in part.items()}
+        assert len(merged) == sum(len(part or ()) for part in parts), "two ranks answered for the same key"
+    return {key: merged[key] for key in sorted(merged)}  # type: ignore[type-var]
+
+
+def broadcast_object(value: Value) -> Value:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def global_mean(value_sum: Tensor, weight_sum: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss to differentiate, its value over all ranks) of a weighted mean whose rows are spread over ranks.
+
+    The first is ``world * local sum / global weight``: gradients averaged over ranks (DDP, ZeRO, FSDP) are then
+    exactly those of one process with all rows. Weights of zero everywhere give zero.
+    """
+    totals = all_reduce_sum(torch.stack([value_sum.detach(), weight_sum.detach()]))
+    denominator = torch.where(totals[1] > 0, totals[1], 1.0)
+    return value_sum * world_size() / denominator, totals[0] / denominator
