@@ -1,4 +1,4 @@
-"""The run directory: who may write into it, whole files only, what the run ran on, and the saved model."""
+"""The run directory: who may write into it, files that are whole or absent, and the saved model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ import copy
 import json
 import math
 import os
-import platform
-import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -21,17 +16,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_unlearn.environment import environment as environment  # written beside the results
 from lit_unlearn.errors import UserError
 
 MARKS = ("config.yaml", "environment.json")
 """Files by which a directory is known as a run of ours."""
-PACKAGES = (
-    "torch lightning transformers tokenizers safetensors datasets deepspeed peft torchmetrics omegaconf wandb numpy"
-).split()
-SECRET = re.compile(r"secret|passw|credential|(key|token)(?=$|[._\-\[])", re.IGNORECASE)
-"""Names that hide a secret: ``wandb.api_key``, ``HF_TOKEN``; not ``max_new_tokens``, ``tokenizer``."""
-HIDDEN = "<hidden>"
-SAMPLING_FIELDS = "temperature top_p top_k min_p top_h typical_p epsilon_cutoff eta_cutoff".split()
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 def open_run(output_dir: str, resume: bool, overwrite: bool) -> Path:
@@ -105,76 +95,6 @@ def _finite(obj: object) -> object:
     return [_finite(value) for value in obj] if isinstance(obj, list | tuple) else obj
 
 
-def without_secrets(obj: object) -> object:
-    """Copy a tree of settings with every secret hidden: by its key, or by its text being one of the environment's."""
-    secrets = [value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8]
-
-    def clean(node: object) -> object:
-        if isinstance(node, Mapping):
-            return {k: HIDDEN if SECRET.search(str(k)) and _holds(v) else clean(v) for k, v in node.items()}
-        if isinstance(node, list | tuple):
-            return [clean(value) for value in node]
-        return HIDDEN if isinstance(node, str) and any(secret in node for secret in secrets) else node
-
-    return clean(obj)
-
-
-def _holds(value: object) -> bool:
-    """A number or an empty setting is no secret."""
-    return value is not None and not isinstance(value, bool | int | float)
-
-
-def environment() -> dict[str, object]:
-    """What the run runs on: code, versions, machine and command line, without secrets."""
-    return {
-        "git": _git(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "count": os.cpu_count()},
-        "ram_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": [
-            {"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)}
-            for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-        ],
-        "command": without_secrets([_hide_argument(argument) for argument in sys.argv]),
-    }
-
-
-def _hide_argument(argument: str) -> str:
-    key, separator, _ = argument.partition("=")
-    return f"{key}={HIDDEN}" if separator and SECRET.search(key) else argument
-
-
-def _git() -> dict[str, object] | None:
-    """Commit of the checkout this file is tracked in; None for an installed package."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def save_model(
     policy: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -194,7 +114,9 @@ def save_model(
     policy_config = policy.generation_config
     policy.generation_config = _consistent(policy_config)
     try:
-        policy.save_pretrained(temporary, state_dict=_float32(policy.state_dict() if state_dict is None else state_dict))
+        policy.save_pretrained(
+            temporary, state_dict=_float32(policy.state_dict() if state_dict is None else state_dict)
+        )
     finally:
         policy.generation_config = policy_config
     tokenizer.save_pretrained(temporary)
