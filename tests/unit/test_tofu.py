@@ -90,6 +90,7 @@ def test_max_retain_trains_on_what_the_retain_probe_asks(root: Path) -> None:
     assert max(ids[NUM_PROBED:]) >= 56, "the others reach the end of the split"
     assert len(small.finetune_split("target")) == 30 + NUM_FORGET
     tiny = tofu(root, max_retain=5)
+    assert len(tiny.train_split(Role.retain)) == 5
     asked = next(probe for probe in tiny.probes() if probe.name == "retain/answer")
     assert {e.prompt for e in asked.examples} == {e.prompt for e in tiny.train_split(Role.retain)}
 
