@@ -1,0 +1,1 @@
+"""What happens around the training step: beliefs, the reference's cache, evaluation, the squeezing probe."""

@@ -1,0 +1,103 @@
+"""Puts a run together from its config: rows, evaluator, module, callbacks, loggers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
+from lit_unlearn.callbacks.evaluation import Evaluation
+from lit_unlearn.callbacks.reference_cache import ReferenceCache
+from lit_unlearn.callbacks.squeeze_probe import SqueezeProbe
+from lit_unlearn.callbacks.throughput import Throughput
+from lit_unlearn.config import Config, build, build_terms
+from lit_unlearn.data import BENCHMARKS
+from lit_unlearn.data.base import Benchmark
+from lit_unlearn.data.beliefs import BeliefStore
+from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.data.tokenize import Encoder
+from lit_unlearn.evaluation import METRICS
+from lit_unlearn.evaluation.collect import Asking
+from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.evaluation.records import read_records
+from lit_unlearn.history import History, wandb_logger
+from lit_unlearn.models import load_pretrained, stop_ids
+from lit_unlearn.module import UnlearnModule
+from lit_unlearn.reference import plan_reference
+from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.types import Role, union_of_needs
+
+
+def load_benchmark(config: Config) -> Benchmark:
+    return build(config.data.benchmark, BENCHMARKS, "data.benchmark")
+
+
+def corpus(benchmark: Benchmark) -> list[str]:
+    """The text a tiny model's tokenizer is trained on."""
+    return [text for row in benchmark.finetune_split("target") for text in (row.prompt, row.response)]
+
+
+def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    return Encoder(tokenizer, config.data.max_length, config.data.prompt)
+
+
+def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, policy: PreTrainedModel) -> Evaluator:
+    chosen = {name: {} for name in benchmark.metrics} | config.evaluation.metrics
+    metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
+    stops = stop_ids(policy, encoder.tokenizer)
+    asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size)
+    evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
+    if config.evaluation.retain_records is not None:
+        evaluator.retain_model = read_records(Path(config.evaluation.retain_records))
+    return evaluator
+
+
+def retain_model_loader(config: Config):
+    """A function that loads the retain model's engine, or None where none is named."""
+    path = config.evaluation.retain_model
+    if path is None:
+        return None
+    return lambda: ScoringEngine(load_pretrained(path, config.model)[0], config.model.logits_mib)
+
+
+def build_loggers(config: Config, run_dir: Path) -> list[Logger]:
+    history = History(run_dir)
+    online = wandb_logger(run_dir, config.logging.project, run_dir.name, config.logging.mode, asdict(config))
+    return [history] if online is None else [history, online]
+
+
+def assemble(
+    config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run_dir: Path
+) -> tuple[UnlearnModule, UnlearnData, Sequence[L.Callback], Evaluation]:
+    """Everything a fit needs; callbacks in the order in which they meet the untouched policy."""
+    terms = build_terms(config)
+    needs = union_of_needs(terms)
+    plan = plan_reference(needs, config.model.reference)
+    encoder = build_encoder(config, tokenizer)
+    reads = set(needs.policy) - {Role.belief} | ({Role.forget} if Role.belief in needs.policy else set())
+    rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
+    store = None
+    if Role.belief in needs.policy:
+        beliefs = config.beliefs or BeliefConfig()
+        store = BeliefStore(beliefs.per_step, config.seed)
+    data = UnlearnData(rows, config.data.batch_size, config.seed, store)
+    reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if plan.resident else None
+    module = UnlearnModule(ScoringEngine(policy, config.model.logits_mib), terms, config.optim, reference)
+
+    evaluator = build_evaluator(config, benchmark, encoder, policy)
+    evaluation = Evaluation(evaluator, run_dir, config.evaluation.every_n_epochs, retain_model_loader(config))
+    callbacks: list[L.Callback] = [Throughput(), evaluation]
+    if plan.cached:
+        callbacks.append(ReferenceCache(data, plan.cached, config.evaluation.batch_size))
+    if config.squeeze is not None:
+        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stop_ids(policy, tokenizer), config.seed))
+    if store is not None:
+        beliefs = config.beliefs or BeliefConfig()
+        callbacks.append(BeliefSampler(store, data, beliefs, stop_ids(policy, tokenizer), config.seed))
+    return module, data, callbacks, evaluation

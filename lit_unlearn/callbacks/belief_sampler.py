@@ -1,0 +1,143 @@
+"""Samples the policy's beliefs: its own answers to the forget prompts, which BS-S suppresses too."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import lightning as L
+
+from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.data.beliefs import Belief, BeliefStore
+from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.data.tokenize import Encoded
+from lit_unlearn.generate import Prompt, Sampling, generate
+from lit_unlearn.module import UnlearnModule
+from lit_unlearn.parallel import gather_by_key, rank, world_size
+from lit_unlearn.types import Role
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class BeliefConfig:
+    """When and how beliefs are sampled; read only where a term has ``role: belief``."""
+
+    num_samples: int = 3
+    """N, samples of each prompt at a refresh (Li et al., 2026)."""
+    temperature: float = 0.7
+    """Below 1: samples at 1 with a fresh policy have zero expected gradient under a sequence-sum base loss."""
+    top_p: float = 1.0
+    max_new_tokens: int = 200
+    every_n_epochs: int | None = 2
+    """Refresh all prompts at the start of every n-th epoch."""
+    every_n_steps: int | None = None
+    """Refresh the prompts of the coming n steps every n steps; set ``every_n_epochs: null``. Both null: sample once,
+    from the policy's start (off-policy, the case of the paper's theorem 5.3)."""
+    per_step: Literal["one", "all"] = "one"
+    """Train on one stored belief of a prompt each step, drawn uniformly, or on all of them."""
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        periods = [period for period in (self.every_n_epochs, self.every_n_steps) if period is not None]
+        if len(periods) == 2:
+            raise ValueError("every_n_epochs and every_n_steps exclude each other; set one of them to null")
+        if min([self.num_samples, self.max_new_tokens, self.batch_size, *periods]) < 1:
+            raise ValueError("num_samples, max_new_tokens, batch_size and the refresh period must be at least 1")
+        if self.temperature <= 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature={self.temperature} must be above 0, top_p={self.top_p} in (0, 1]")
+
+
+class BeliefSampler(L.Callback):
+    """The store's only writer. Every prompt of the coming window is sampled, whichever batch it will be in."""
+
+    def __init__(
+        self, store: BeliefStore, data: UnlearnData, config: BeliefConfig, stop_ids: list[int], seed: int
+    ) -> None:
+        self.store, self.data, self.config, self.stop_ids, self.seed = store, data, config, stop_ids, seed
+        if config.every_n_steps == 1 and config.temperature == 1:
+            log.warning("beliefs resampled every step at temperature 1 give no gradient in expectation; lower it")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch, period = trainer.current_epoch, self.config.every_n_epochs
+        if period is None and self.store.rounds:
+            return  # refreshed by steps, or sampled once for the whole run
+        if self.config.every_n_steps is not None:
+            self._refresh_window(pl_module, epoch, 0)
+        elif period is None or epoch % period == 0:
+            self._refresh(pl_module, list(range(len(self.data.rows[Role.forget]))))
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        period = self.config.every_n_steps
+        more = trainer.global_step < trainer.estimated_stepping_batches
+        if period is not None and more and trainer.global_step % period == 0:  # before the next batch meets the store
+            self._refresh_window(pl_module, trainer.current_epoch, batch_idx + 1)
+
+    def _refresh_window(self, pl_module: L.LightningModule, epoch: int, step: int) -> None:
+        assert self.data.sampler is not None
+        assert self.config.every_n_steps is not None
+        self._refresh(pl_module, self.data.sampler.window(epoch, step, self.config.every_n_steps))
+
+    def _refresh(self, pl_module: L.LightningModule, indices: list[int]) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        started = time.monotonic()
+        chosen = [self.data.rows[Role.forget][index] for index in indices[rank() :: world_size()]]
+        sampled = gather_by_key(self._sample(pl_module, chosen))
+        self.store.beliefs |= {id: beliefs for id, (beliefs, _) in sampled.items()}
+        self.store.rounds += 1
+        kept = [belief for beliefs, _ in sampled.values() for belief in beliefs]
+        stats = {
+            "beliefs/kept": float(len(kept)),
+            "beliefs/empty": float(sum(dropped[0] for _, dropped in sampled.values())),
+            "beliefs/duplicates": float(sum(dropped[1] for _, dropped in sampled.values())),
+            "beliefs/mean_tokens": sum(len(belief.tokens) for belief in kept) / max(1, len(kept)),
+            "beliefs/mean_logp": sum(belief.logp for belief in kept) / max(1, len(kept)),
+            "beliefs/refresh_seconds": time.monotonic() - started,
+        }
+        for logger in pl_module.loggers:
+            logger.log_metrics(stats, step=pl_module.global_step)
+
+    def _sample(self, module: UnlearnModule, rows: list[Encoded]) -> dict[int, tuple[list[Belief], tuple[int, int]]]:
+        """Beliefs of this rank's prompts, and how many samples were empty or repeated another."""
+        config, number = self.config, self.config.num_samples
+        prompts = [
+            Prompt(row.prompt, f"{self.seed}/{self.store.rounds}/{row.id}/{sample}")
+            for row in rows
+            for sample in range(number)
+        ]
+        sampling = Sampling(config.temperature, config.top_p)
+        model, size = module.engine.model, config.batch_size
+        answers = generate(model, prompts, self.stop_ids, config.max_new_tokens, size, sampling, "sampling beliefs")
+        kept, dropped = [], {}
+        for index, row in enumerate(rows):
+            samples = answers[index * number : (index + 1) * number]
+            spoken = [tokens for tokens in samples if any(token not in self.stop_ids for token in tokens)]
+            distinct = list(dict.fromkeys(spoken))
+            kept += [Encoded(row.id, row.prompt, tokens) for tokens in distinct]
+            dropped[row.id] = (number - len(spoken), len(spoken) - len(distinct))
+        policy = answer_logps(module.engine, kept, size)
+        needs_reference = Role.belief in module.needs.reference
+        assert not needs_reference or module.reference is not None
+        reference = answer_logps(module.reference, kept, size) if needs_reference and module.reference else None
+        beliefs: dict[int, list[Belief]] = {row.id: [] for row in rows}
+        for index, row in enumerate(kept):
+            known = None if reference is None else tuple(reference[index])
+            mean = sum(policy[index]) / len(policy[index])
+            beliefs[row.id].append(Belief(row.answer, mean, known))
+        return {id: (found, dropped[id]) for id, found in beliefs.items()}
+
+    def state_dict(self) -> dict:
+        stored = {
+            id: [[list(b.tokens), b.logp, b.reference_logps and list(b.reference_logps)] for b in beliefs]
+            for id, beliefs in self.store.beliefs.items()
+        }
+        return {"rounds": self.store.rounds, "beliefs": stored}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.store.rounds = state_dict["rounds"]
+        self.store.beliefs = {
+            id: [Belief(tuple(tokens), logp, known and tuple(known)) for tokens, logp, known in beliefs]
+            for id, beliefs in state_dict["beliefs"].items()
+        }

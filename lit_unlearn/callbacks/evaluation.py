@@ -1,0 +1,74 @@
+"""Evaluates the policy before, during and after training, on all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+
+from lit_unlearn.evaluation.base import Records
+from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.evaluation.records import read_records, write_records
+from lit_unlearn.module import UnlearnModule
+from lit_unlearn.parallel import rank
+from lit_unlearn.scoring import ScoringEngine
+
+
+class Evaluation(L.Callback):
+    """Writes the records, logs the numbers as ``eval/<name>`` and keeps those of each model for ``metrics.json``."""
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        run_dir: Path,
+        every_n_epochs: int,
+        load_retain_model: Callable[[], ScoringEngine] | None,
+    ) -> None:
+        """``load_retain_model`` is called once, and only if its records are not there yet."""
+        self.evaluator, self.every_n_epochs = evaluator, every_n_epochs
+        self.directory, self.load_retain_model = run_dir / "records", load_retain_model
+        self.numbers: dict[str, dict[str, float]] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        device = pl_module.device
+        if self.load_retain_model is not None:
+            loader = self.load_retain_model
+            self.evaluator.retain_model = self._records("retain_model", lambda: loader().to(device))
+        if self.evaluator.retain_model is not None:
+            self.numbers["retain_model"] = self.evaluator.report(self.evaluator.retain_model)
+        original = self._records("original", lambda: pl_module.engine)
+        self._log("original", original, pl_module, step=0)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        last = epoch == trainer.max_epochs or trainer.global_step >= trainer.estimated_stepping_batches
+        if self.every_n_epochs and epoch % self.every_n_epochs == 0 and not last:
+            self._ask(f"epoch-{epoch:03d}", pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ask("unlearned", pl_module)
+
+    def _ask(self, name: str, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        records = self.evaluator.ask(pl_module.engine, name)
+        if rank() == 0:
+            write_records(self.directory / name, records)
+        self._log(name, records, pl_module, pl_module.global_step)
+
+    def _log(self, name: str, records: Records, pl_module: L.LightningModule, step: int) -> None:
+        self.numbers[name] = self.evaluator.report(records)
+        for logger in pl_module.loggers:
+            logger.log_metrics({f"eval/{key}": value for key, value in self.numbers[name].items()}, step=step)
+
+    def _records(self, name: str, load: Callable[[], ScoringEngine]) -> Records:
+        """Of a model that does not change: a resumed run reads what the first start wrote."""
+        directory = self.directory / name
+        if (directory / "complete").is_file():
+            return read_records(directory)
+        records = self.evaluator.ask(load(), name)
+        if rank() == 0:
+            write_records(directory, records)
+            (directory / "complete").touch()
+        return records

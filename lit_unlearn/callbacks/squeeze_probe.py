@@ -1,0 +1,154 @@
+"""Watches where the freed probability goes: the squeezing effect (Li et al., 2026, arXiv 2510.19422, figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import lightning as L
+import torch
+from tqdm import tqdm
+
+from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.generate import Prompt, Sampling, beam_search, evaluating, generate
+from lit_unlearn.module import UnlearnModule
+from lit_unlearn.parallel import broadcast_object
+from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.types import Ask, Role
+
+BANDS = ("high", "mid", "low")
+_RANKS = {"high": (0.0, 0.1), "mid": (0.1, 0.5), "low": (0.5, 0.9)}
+
+
+@dataclass
+class SqueezeConfig:
+    """Which responses are watched and how often."""
+
+    num_prompts: int = 8
+    """Forget prompts, evenly spaced over the split."""
+    protocol: Literal["beam", "token_rank"] = "beam"
+    """``beam``: beam search from the original model, ranked by probability, cut at 20 % and 60 % (the paper).
+    ``token_rank``: five responses a band, each token drawn from the vocabulary ranks 0-10 %, 10-50 % or 50-90 %
+    (the authors' toy experiment)."""
+    num_beams: int = 20
+    """The paper does not give its number of beams."""
+    num_responses: int = 5
+    """Responses a band under ``token_rank``."""
+    max_new_tokens: int = 50
+    every_n_steps: int = 10
+    top_k: int = 20
+    """Size of the token belief set whose mass is tracked."""
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        least = (self.num_prompts, self.num_responses, self.max_new_tokens, self.every_n_steps, self.batch_size)
+        if min(least) < 1 or self.top_k < 2 or self.num_beams < 5:
+            raise ValueError("squeeze: counts and periods must be at least 1, top_k at least 2, num_beams at least 5")
+
+
+class SqueezeProbe(L.Callback):
+    """Mean token log-prob (nats) of the target answers and of bands of the original model's own responses.
+
+    Also the most likely token at the target's positions, the mass of the top-k set there, the entropy, and the
+    squeeze index: change of the high band minus change of the target since the start.
+    """
+
+    def __init__(self, rows: Sequence[Encoded], config: SqueezeConfig, stop_ids: list[int], seed: int) -> None:
+        step = max(1, len(rows) // config.num_prompts)
+        self.targets = list(rows[::step][: config.num_prompts])
+        self.config, self.stop_ids, self.seed = config, stop_ids, seed
+        self.bands: dict[str, list[Encoded]] = {}
+        self.start: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        if not self.bands:  # a resumed run watches the responses of the original model, not of the resumed one
+            self.bands = broadcast_object(self._draw_bands(pl_module.engine))
+            self._log(pl_module)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.config.every_n_steps == 0:
+            self._log(pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.global_step % self.config.every_n_steps:
+            self._log(pl_module)
+
+    def _log(self, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        numbers = self.measure(pl_module.engine)
+        self.start = self.start or numbers
+        change = {name: numbers[name] - self.start[name] for name in numbers}
+        numbers["index"] = change["high"] - change["target"]
+        for logger in pl_module.loggers:
+            logger.log_metrics({f"squeeze/{name}": value for name, value in numbers.items()}, pl_module.global_step)
+
+    def measure(self, engine: ScoringEngine) -> dict[str, float]:
+        """Means over prompts of each response's mean token log-prob, and the statistics at the target's positions."""
+        numbers = {}
+        for band, rows in self.bands.items():
+            means = [sum(logps) / len(logps) for logps in answer_logps(engine, rows, self.config.batch_size)]
+            numbers[band] = sum(means) / len(means)
+        ask = Ask(top_k=self.config.top_k, entropy=True)
+        with torch.no_grad(), evaluating(engine):
+            block = pad(self.targets).to(engine.model.device)
+            scores = engine.score({Role.forget: block}, {Role.forget: ask})[Role.forget]
+        topk_logps, _ = scores.topk(self.config.top_k)  # [N, K]
+        tracked = {
+            "target": scores.logps,
+            "argmax": topk_logps[:, 0],
+            "belief_mass": topk_logps.logsumexp(-1).exp(),
+            "entropy": scores.entropy,
+        }
+        return numbers | {
+            name: (scores.sequence_sum(values) / scores.num_tokens).mean().item() for name, values in tracked.items()
+        }
+
+    def _draw_bands(self, engine: ScoringEngine) -> dict[str, list[Encoded]]:
+        draw = self._beams if self.config.protocol == "beam" else self._token_ranks
+        bands = draw(engine)
+        return {band: [row for row in rows if row.answer] for band, rows in bands.items()}
+
+    def _beams(self, engine: ScoringEngine) -> dict[str, list[Encoded]]:
+        config, bands = self.config, {band: [] for band in BANDS}
+        for target in tqdm(self.targets, desc="squeeze probe: beam search", leave=False):
+            prompt = Prompt(target.prompt)
+            found = beam_search(engine.model, prompt, self.stop_ids, config.max_new_tokens, config.num_beams)
+            rows = [Encoded(target.id, target.prompt, tokens) for tokens in dict.fromkeys(found) if tokens]
+            rows = [row for row in rows if row.answer != target.answer]
+            logps = [sum(values) for values in answer_logps(engine, rows, config.batch_size)]
+            ranked = [rows[index] for index in sorted(range(len(rows)), key=lambda index: -logps[index])]
+            first, second = round(0.2 * len(ranked)), round(0.6 * len(ranked))
+            for band, part in zip(BANDS, (ranked[:first], ranked[first:second], ranked[second:]), strict=True):
+                bands[band] += part
+        return bands
+
+    def _token_ranks(self, engine: ScoringEngine) -> dict[str, list[Encoded]]:
+        config, bands = self.config, {}
+        for band, ranks in _RANKS.items():
+            prompts = [
+                Prompt(target.prompt, f"{self.seed}/{band}/{target.id}/{sample}")
+                for target in self.targets
+                for sample in range(config.num_responses)
+            ]
+            sampling = Sampling(rank_band=ranks)
+            size, title = config.batch_size, f"squeeze probe: {band} band"
+            found = generate(engine.model, prompts, self.stop_ids, config.max_new_tokens, size, sampling, title)
+            owners = [target for target in self.targets for _ in range(config.num_responses)]
+            bands[band] = [Encoded(t.id, t.prompt, tokens) for t, tokens in zip(owners, found, strict=True)]
+        return bands
+
+    def state_dict(self) -> dict:
+        bands = {
+            band: [[row.id, list(row.prompt), list(row.answer)] for row in rows] for band, rows in self.bands.items()
+        }
+        return {"bands": bands, "start": self.start}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.start = state_dict["start"]
+        self.bands = {
+            band: [Encoded(id, tuple(prompt), tuple(answer)) for id, prompt, answer in rows]
+            for band, rows in state_dict["bands"].items()
+        }

@@ -1,0 +1,236 @@
+"""The whole configuration of a run: YAML and overrides in, plain typed objects out. The only file that knows all owners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_unlearn.callbacks.belief_sampler import BeliefConfig
+from lit_unlearn.callbacks.squeeze_probe import SqueezeConfig
+from lit_unlearn.data.datamodule import DataConfig
+from lit_unlearn.errors import UserError
+from lit_unlearn.evaluation.evaluator import EvaluationConfig
+from lit_unlearn.models import ModelConfig
+from lit_unlearn.objectives import OBJECTIVES
+from lit_unlearn.optim import OptimConfig
+from lit_unlearn.trainer import TrainerConfig
+from lit_unlearn.types import Role, Term, Terms, union_of_needs
+
+T = TypeVar("T")
+
+
+@dataclass
+class TermConfig:
+    """One named part of the loss."""
+
+    objective: dict[str, Any]
+    """``name`` of an objective and its fields; ``package.module:Class`` loads one from outside."""
+    weight: float = 1.0
+
+
+@dataclass
+class FinetuneConfig:
+    """Make the target model (full set) and the retain model (retain set) first; null where ``model.path`` is one."""
+
+    max_epochs: int = 5
+    batch_size: int = 32
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass
+class LoggingConfig:
+    """Weights & Biases; ``history.csv`` is always written."""
+
+    project: str = "lit_unlearn"
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """``auto``: online if WANDB_API_KEY is set, else offline."""
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    terms: dict[str, TermConfig | None] = field(default_factory=dict)
+    """Named terms of the loss; ``terms.NAME=null`` leaves one out."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    beliefs: BeliefConfig | None = None
+    """Null: the defaults, where a term reads beliefs."""
+    squeeze: SqueezeConfig | None = None
+    """Null: no squeezing probe."""
+    finetune: FinetuneConfig | None = None
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    output_dir: str = "???"
+    """Run directory; runs/<conf name> unless set."""
+    seed: int = 0
+    resume: bool = False
+    """Go on from ``checkpoints/last.ckpt`` of ``output_dir``."""
+    overwrite: bool = False
+    """Replace an earlier run in ``output_dir``."""
+    debug: bool = False
+    """Show tracebacks of user errors."""
+
+
+def load(argv: list[str]) -> Config:
+    """``conf=NAME`` or ``conf=PATH``, then ``key=value`` overrides.
+
+    Raises:
+        UserError: an unknown conf, key, name or value, with the full key and the valid choices.
+    """
+    pairs = dict(_split(argument) for argument in argv)
+    if "conf" not in pairs:
+        raise UserError(f"conf=NAME is missing; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
+    path = find_conf(pairs.pop("conf"))
+    defaults = OmegaConf.create({"output_dir": f"runs/{path.stem}"})
+    try:
+        overrides = OmegaConf.from_dotlist([f"{key}={value}" for key, value in pairs.items()])
+        written = cast(DictConfig, OmegaConf.merge(defaults, _read(path)))
+        for key in pairs:
+            _drop_fields_of_other_name(written, overrides, key)
+        merged = OmegaConf.merge(OmegaConf.structured(Config), written, overrides)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error, path)) from error
+    except (ValueError, TypeError) as error:  # a field's own check in __post_init__
+        raise UserError(f"{path}: {error}") from error
+    assert isinstance(config, Config)
+    _check(config)
+    return config
+
+
+def build_terms(config: Config) -> Terms:
+    """The objects behind ``config.terms``."""
+    terms = {}
+    for name, term in config.terms.items():
+        if term is not None:
+            objective = build(term.objective, OBJECTIVES, f"terms.{name}.objective")
+            terms[name] = Term(term.weight, objective)
+    return terms
+
+
+def build(node: dict[str, Any], table: dict[str, type[T]], where: str) -> T:
+    """``{name: npo, beta: 0.1}`` -> ``NPO(beta=0.1)``, from a table of contents or from ``package.module:Class``."""
+    fields = dict(node)
+    name = fields.pop("name", None)
+    kind = table.get(name) if name is not None else None
+    if kind is None and isinstance(name, str) and ":" in name:
+        kind = _outside(name, where)
+    if kind is None:
+        raise UserError(
+            f"{where}.name={name!r} is unknown; choose one of {', '.join(sorted(table))} or package.module:Class"
+        )
+    try:
+        built = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), fields))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where} ({name}): {_first_line(error)}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{where} ({name}): {error}") from error
+    return cast(T, built)
+
+
+def conf_directories() -> list[Path]:
+    """Where ``conf=NAME`` is looked up: the working directory's ``conf``, then the package's."""
+    package = Path(__file__).parent
+    return [Path("conf"), package / "conf", package.parent / "conf"]
+
+
+def conf_names() -> list[str]:
+    return sorted({path.stem for directory in conf_directories() for path in directory.glob("*.yaml")})
+
+
+def find_conf(name: str) -> Path:
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"conf={name}: no such file")
+        return path
+    for directory in conf_directories():
+        if (directory / f"{name}.yaml").is_file():
+            return directory / f"{name}.yaml"
+    raise UserError(f"conf={name} is unknown; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
+
+
+def _check(config: Config) -> None:
+    """What spans several owners."""
+    terms = build_terms(config)
+    if not terms:
+        raise UserError("terms is empty: name at least one, e.g. terms.forget.objective.name=npo")
+    if not any(role in term.objective.needs.policy for term in terms.values() for role in (Role.forget, Role.belief)):
+        raise UserError("no term reads the forget rows, so nothing would be forgotten; add one, or use finetune")
+    if Role.alternate in union_of_needs(terms).policy:
+        raise UserError("a term reads role: alternate, but no benchmark here has alternate answers yet")
+    if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
+        raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
+    if config.finetune is not None and config.model.name == "hub" and config.model.path is None:
+        raise UserError("finetune needs a model to start from: set model.path or model.name")
+    if config.finetune is not None and (config.evaluation.retain_model or config.evaluation.retain_records):
+        raise UserError("finetune makes the retain model itself; remove evaluation.retain_model and retain_records")
+
+
+def _split(argument: str) -> tuple[str, str]:
+    key, sign, value = argument.partition("=")
+    if not sign or not key or key.startswith("-"):
+        raise UserError(f"cannot read {argument!r}: arguments are conf=NAME and key=value, e.g. optim.lr=2e-5")
+    return key, value
+
+
+def _read(path: Path) -> DictConfig:
+    """A YAML file on top of its ``base:``, one parent and no more."""
+    content = _read_yaml(path)
+    base = content.pop("base", None)
+    if base is None:
+        return OmegaConf.create(content)
+    parent = path.parent / str(base)
+    if not parent.is_file():
+        raise UserError(f"{path}: base: {base} is not there")
+    below = _read_yaml(parent)
+    if "base" in below:
+        raise UserError(f"{path}: base: {base} has a base itself; one parent is the limit")
+    return cast(DictConfig, OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(content)))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: the file must hold key: value pairs")
+    return cast(dict[str, Any], content)
+
+
+def _drop_fields_of_other_name(written: DictConfig, overrides: DictConfig, key: str) -> None:
+    """Another ``name`` starts from that class's own defaults: the old one's fields must not haunt it."""
+    owner, _, last = key.rpartition(".")
+    old = OmegaConf.select(written, key)
+    if last == "name" and old is not None and old != OmegaConf.select(overrides, key) and owner != "model":
+        OmegaConf.update(written, owner, {}, merge=False)
+
+
+def _outside(name: str, where: str) -> type:
+    module, _, attribute = name.partition(":")
+    try:
+        kind = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{where}.name={name}: {error}") from error
+    if not is_dataclass(kind) or not isinstance(kind, type):
+        raise UserError(f"{where}.name={name} must be a dataclass, whose fields are its settings")
+    return kind
+
+
+def _explain(error: OmegaConfBaseException, path: Path) -> str:
+    key = getattr(error, "full_key", None)
+    return f"{path}: {key}: {_first_line(error)}" if key else f"{path}: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

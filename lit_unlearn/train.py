@@ -1,0 +1,48 @@
+"""``python -m lit_unlearn.train conf=NAME [key=value ...]``: unlearn a model and measure what it forgot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import lightning as L
+from omegaconf import OmegaConf
+
+from lit_unlearn.assembly import assemble, build_loggers, corpus, load_benchmark
+from lit_unlearn.config import load
+from lit_unlearn.errors import run
+from lit_unlearn.models import load_model
+from lit_unlearn.outputs import environment, open_run, save_model, write_json, write_text
+from lit_unlearn.results import write_results
+from lit_unlearn.target import finetune_models
+from lit_unlearn.trainer import build_trainer, check_device
+
+
+def main(argv: list[str]) -> None:
+    """Parse, build, fit, evaluate, save."""
+    config = load(argv)
+    check_device(config.trainer)
+    benchmark = load_benchmark(config)
+    loaded = None if config.finetune else load_model(config.model, corpus(benchmark))
+
+    run_dir = open_run(config.output_dir, config.resume, config.overwrite)
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(asdict(config)))
+    write_json(run_dir / "environment.json", environment())
+    if config.finetune:
+        made = finetune_models(config, config.finetune, benchmark, run_dir / "finetune")
+        config.model = replace(config.model, path=str(made["target"]))
+        config.evaluation = replace(config.evaluation, retain_model=str(made["retain"]))
+    policy, tokenizer = loaded or load_model(config.model, [])
+
+    L.seed_everything(config.seed, verbose=False)
+    module, data, callbacks, evaluation = assemble(config, benchmark, policy, tokenizer, run_dir)
+    loggers = build_loggers(config, run_dir)
+    trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
+    trainer.fit(module, data, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if config.resume else None)
+
+    if trainer.is_global_zero:
+        save_model(policy, tokenizer, run_dir / "model")
+        print(write_results(run_dir, evaluation.numbers, loggers))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,98 @@
+"""The Lightning trainer: precision, devices, checkpoints, loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from lit_unlearn.errors import UserError
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what, in which precision."""
+
+    max_epochs: int = 10
+    max_steps: int = -1
+    """Stop after this many optimizer steps; -1: when the epochs are over."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    """Processes on this machine, one a GPU (or one a CPU process)."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Of the computation; the weights stay float32 in both."""
+    gradient_clip: float | None = 1.0
+    """Largest gradient norm; null: no clipping."""
+    log_every_n_steps: int = 1
+    checkpoint_every_n_epochs: int = 1
+    """Overwrite ``checkpoints/last.ckpt`` at the end of every n-th epoch; 0: keep none."""
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(
+                f"max_epochs={self.max_epochs} must be at least 1, max_steps={self.max_steps} at least 1, or -1 for no limit"
+            )
+        if min(self.devices, self.log_every_n_steps) < 1 or self.checkpoint_every_n_epochs < 0:
+            raise ValueError("devices and log_every_n_steps must be at least 1, checkpoint_every_n_epochs not negative")
+
+
+def check_device(config: TrainerConfig) -> None:
+    """Before anything is read.
+
+    Raises:
+        UserError: CUDA was asked for and is not there, or has fewer devices.
+    """
+    if config.accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=cuda, but torch finds no CUDA device; set trainer.accelerator=cpu or auto")
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    if on_gpu and config.devices > torch.cuda.device_count():
+        raise UserError(f"trainer.devices={config.devices}, but this machine has {torch.cuda.device_count()} GPUs")
+
+
+def build_trainer(
+    config: TrainerConfig, run_dir: Path, callbacks: Sequence[L.Callback], loggers: Sequence[Logger]
+) -> L.Trainer:
+    """One optimizer batch is one batch of the loader, so nothing accumulates and Lightning's sampler stays out."""
+    progress: list[L.Callback] = [TQDMProgressBar(leave=True)]
+    if config.checkpoint_every_n_epochs:
+        progress.append(
+            ModelCheckpoint(
+                run_dir / "checkpoints",
+                filename="last",
+                every_n_epochs=config.checkpoint_every_n_epochs,
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
+            )
+        )
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        strategy=_strategy(config),
+        precision=config.precision,
+        max_epochs=config.max_epochs,
+        max_steps=config.max_steps,
+        gradient_clip_val=config.gradient_clip,
+        log_every_n_steps=config.log_every_n_steps,
+        callbacks=[*callbacks, *progress],
+        logger=list(loggers),
+        default_root_dir=run_dir,
+        use_distributed_sampler=False,
+        enable_checkpointing=bool(config.checkpoint_every_n_epochs),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _strategy(config: TrainerConfig) -> Strategy | str:
+    if config.devices == 1:
+        return "auto"
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    return DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo", timeout=timedelta(minutes=60))
