@@ -29,9 +29,7 @@ class ModelUtility:
 
     @property
     def reads(self) -> frozenset[str]:
-        return frozenset(
-            {f"{subset}/answer" for subset in SETS} | {probe for subset in SETS for probe in PROBES[subset]}
-        )
+        return frozenset({"retain/answer", *(probe for subset in SETS for probe in PROBES[subset])})
 
     @property
     def higher_is_better(self) -> bool | None:

@@ -170,7 +170,7 @@ def full_records(p: float = 0.5) -> dict[str, list[Record]]:
     """Every probe of a TOFU-like benchmark, two examples each, two wrong answers."""
     return {
         f"{subset}/{kind}": [
-            answer(example, p if kind != "perturbed" else p / 2, choice, target="x y z", text="x y")
+            answer(example, p if kind != "perturbed" else p / 4, choice, target="x y z", text="x y")
             for example in range(2)
             for choice in range(2 if kind == "perturbed" else 1)
         ]
@@ -181,13 +181,13 @@ def full_records(p: float = 0.5) -> dict[str, list[Record]]:
 
 def test_model_utility_by_hand():
     numbers = ModelUtility()(full_records(), None)
-    # retain probability 1/2, options 0.5 / (0.5 + 2 * 0.25) = 1/2; recall 2/3; 1 - TR = 1/2.
+    # retain probability 1/2, options 0.5 / (0.5 + 2 * 0.125) = 2/3; recall 2/3; 1 - TR = 3/4.
     assert numbers["utility/retain_probability"] == pytest.approx(1 / 2)
-    assert numbers["utility/world_facts_probability"] == pytest.approx(1 / 2)
+    assert numbers["utility/world_facts_probability"] == pytest.approx(2 / 3)
     assert numbers["utility/real_authors_rougeL_recall"] == pytest.approx(2 / 3)
-    assert numbers["utility/retain_truth_ratio"] == pytest.approx(1 / 2)
+    assert numbers["utility/retain_truth_ratio"] == pytest.approx(3 / 4)
     assert len(numbers) == 10
-    assert numbers["model_utility"] == pytest.approx(9 / (6 * 2 + 3 * 3 / 2))
+    assert numbers["model_utility"] == pytest.approx(9 / (1 * 2 + 5 * 3 / 2 + 3 * 4 / 3))
 
 
 def test_model_utility_is_zero_with_a_lost_part():
