@@ -1,0 +1,67 @@
+"""Read an offline W&B file back: LevelDB's log framing around wandb's protobuf records."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wandb.proto import wandb_internal_pb2 as pb
+
+MAGIC = b":W&B"
+BLOCK = 32768
+HEADER = struct.Struct("<IHB")
+"""Checksum, length and kind of a chunk; a record is one whole chunk or first, middle ..., last."""
+FIRST_CHUNK = 7
+WHOLE, LAST = 1, 4
+
+
+@dataclass
+class OfflineRun:
+    """What W&B would be sent."""
+
+    id: str = ""
+    name: str = ""
+    project: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_run(path: Path) -> OfflineRun:
+    run = OfflineRun()
+    for record in _records(path.read_bytes()):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.id, run.name, run.project = record.run.run_id, record.run.display_name, record.run.project
+            run.config.update(_values(record.run.config.update))
+        elif kind == "config":
+            run.config.update(_values(record.config.update))
+        elif kind == "history":
+            run.history.append(_values(record.history.item))
+    return run
+
+
+def _records(data: bytes) -> Iterator[Any]:
+    assert data.startswith(MAGIC), data[:FIRST_CHUNK]
+    at, payload = FIRST_CHUNK, b""
+    while at + HEADER.size <= len(data):
+        left = BLOCK - at % BLOCK
+        if left < HEADER.size:  # a header never crosses a block
+            at += left
+            continue
+        _, length, kind = HEADER.unpack_from(data, at)
+        if kind == 0:
+            return
+        at += HEADER.size
+        payload += data[at : at + length]
+        at += length
+        if kind in (WHOLE, LAST):
+            yield pb.Record.FromString(payload)  # pyright: ignore[reportAttributeAccessIssue]
+            payload = b""
+
+
+def _values(items) -> dict[str, Any]:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
