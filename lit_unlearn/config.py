@@ -1,4 +1,4 @@
-"""The whole configuration of a run: YAML and overrides in, plain typed objects out. The only file that knows all owners."""
+"""The whole configuration of a run: YAML and overrides in, plain typed objects out; it alone knows all owners."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from lit_unlearn.models import load_model
 from lit_unlearn.outputs import environment, open_run, save_model, write_json, write_text
 from lit_unlearn.results import write_results
 from lit_unlearn.target import finetune_models
-from lit_unlearn.trainer import build_trainer, check_device
+from lit_unlearn.trainer import build_trainer, prepare_device
 
 
 def main(argv: list[str]) -> None:
     """Parse, build, fit, evaluate, save."""
     config = load(argv)
-    check_device(config.trainer)
+    prepare_device(config.trainer)
     benchmark = load_benchmark(config)
     loaded = None if config.finetune else load_model(config.model, corpus(benchmark))
 

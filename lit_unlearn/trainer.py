@@ -27,6 +27,8 @@ class TrainerConfig:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     """Processes on this machine, one a GPU (or one a CPU process)."""
+    num_threads: int | None = None
+    """CPU threads of each process; null: torch's choice. Tiny models are fastest with 1."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """Of the computation; the weights stay float32 in both."""
     gradient_clip: float | None = 1.0
@@ -38,14 +40,17 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(
-                f"max_epochs={self.max_epochs} must be at least 1, max_steps={self.max_steps} at least 1, or -1 for no limit"
+                f"max_epochs={self.max_epochs} must be at least 1, "
+                f"max_steps={self.max_steps} at least 1, or -1 for no limit"
             )
-        if min(self.devices, self.log_every_n_steps) < 1 or self.checkpoint_every_n_epochs < 0:
-            raise ValueError("devices and log_every_n_steps must be at least 1, checkpoint_every_n_epochs not negative")
+        if min(self.devices, self.log_every_n_steps, self.num_threads or 1) < 1 or self.checkpoint_every_n_epochs < 0:
+            raise ValueError(
+                "devices, num_threads and log_every_n_steps must be at least 1, checkpoint_every_n_epochs not negative"
+            )
 
 
-def check_device(config: TrainerConfig) -> None:
-    """Before anything is read.
+def prepare_device(config: TrainerConfig) -> None:
+    """Check what was asked for, before anything is read, and set this process's threads.
 
     Raises:
         UserError: CUDA was asked for and is not there, or has fewer devices.
@@ -55,6 +60,8 @@ def check_device(config: TrainerConfig) -> None:
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     if on_gpu and config.devices > torch.cuda.device_count():
         raise UserError(f"trainer.devices={config.devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
 
 
 def build_trainer(
