@@ -80,8 +80,8 @@ class Config:
     """Show tracebacks of user errors."""
 
 
-def load(argv: list[str]) -> Config:
-    """``conf=NAME`` or ``conf=PATH``, then ``key=value`` overrides.
+def load(argv: list[str], run_name: str = "{conf}") -> Config:
+    """``conf=NAME`` or ``conf=PATH``, then ``key=value`` overrides; ``run_name`` is the run directory's by default.
 
     Raises:
         UserError: an unknown conf, key, name or value, with the full key and the valid choices.
@@ -90,7 +90,7 @@ def load(argv: list[str]) -> Config:
     if "conf" not in pairs:
         raise UserError(f"conf=NAME is missing; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
     path = find_conf(pairs.pop("conf"))
-    defaults = OmegaConf.create({"output_dir": f"runs/{path.stem}"})
+    defaults = OmegaConf.create({"output_dir": f"runs/{run_name.format(conf=path.stem)}"})
     try:
         overrides = OmegaConf.from_dotlist([f"{key}={value}" for key, value in pairs.items()])
         written = cast(DictConfig, OmegaConf.merge(defaults, _read(path)))
@@ -170,10 +170,6 @@ def _check(config: Config) -> None:
         raise UserError("a term reads role: alternate, but no benchmark here has alternate answers yet")
     if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
-    if config.finetune is not None and config.model.name == "hub" and config.model.path is None:
-        raise UserError("finetune needs a model to start from: set model.path or model.name")
-    if config.finetune is not None and (config.evaluation.retain_model or config.evaluation.retain_records):
-        raise UserError("finetune makes the retain model itself; remove evaluation.retain_model and retain_records")
 
 
 def _split(argument: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from lit_unlearn.callbacks.throughput import Throughput
 from lit_unlearn.config import Config, FinetuneConfig
 from lit_unlearn.data.base import Benchmark
 from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.errors import UserError
 from lit_unlearn.history import History
 from lit_unlearn.models import load_model
 from lit_unlearn.module import UnlearnModule
@@ -20,6 +21,21 @@ from lit_unlearn.outputs import save_model
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.trainer import build_trainer
 from lit_unlearn.types import Role, Term
+
+
+def check_finetune(config: Config) -> None:
+    """Before anything is written.
+
+    Raises:
+        UserError: there is no model to start from, or two retain models are named.
+    """
+    if config.model.name == "hub" and config.model.path is None:
+        raise UserError("finetune needs a model to start from: set model.path, or model.name=tiny or smollm2")
+    if config.evaluation.retain_model or config.evaluation.retain_records:
+        raise UserError(
+            "finetune makes the retain model itself: remove evaluation.retain_model and retain_records, or set "
+            "finetune=null and model.path to a finished target model"
+        )
 
 
 def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, directory: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from lit_unlearn.errors import run
 from lit_unlearn.models import load_model
 from lit_unlearn.outputs import environment, open_run, save_model, write_json, write_text
 from lit_unlearn.results import write_results
-from lit_unlearn.target import finetune_models
+from lit_unlearn.target import check_finetune, finetune_models
 from lit_unlearn.trainer import build_trainer, prepare_device
 
 
@@ -21,6 +21,8 @@ def main(argv: list[str]) -> None:
     """Parse, build, fit, evaluate, save."""
     config = load(argv)
     prepare_device(config.trainer)
+    if config.finetune:
+        check_finetune(config)
     benchmark = load_benchmark(config)
     loaded = None if config.finetune else load_model(config.model, corpus(benchmark))
 

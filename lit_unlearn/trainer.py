@@ -10,6 +10,8 @@ from typing import Literal
 
 import lightning as L
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy as FabricDDPStrategy
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -98,8 +100,17 @@ def build_trainer(
     )
 
 
+def build_fabric(config: TrainerConfig) -> Fabric:
+    """Processes and devices without a training loop, for evaluation."""
+    strategy = "auto" if config.devices == 1 else FabricDDPStrategy(process_group_backend=_backend(config))
+    return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy)
+
+
 def _strategy(config: TrainerConfig) -> Strategy | str:
     if config.devices == 1:
         return "auto"
-    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    return DDPStrategy(process_group_backend="nccl" if on_gpu else "gloo", timeout=timedelta(minutes=60))
+    return DDPStrategy(process_group_backend=_backend(config), timeout=timedelta(minutes=60))
+
+
+def _backend(config: TrainerConfig) -> str:
+    return "nccl" if config.accelerator != "cpu" and torch.cuda.is_available() else "gloo"

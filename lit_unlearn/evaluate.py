@@ -1,0 +1,56 @@
+"""``python -m lit_unlearn.evaluate conf=NAME model.path=DIR``: put the benchmark's questions to a saved model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import lightning as L
+from omegaconf import OmegaConf
+
+from lit_unlearn.assembly import build_encoder, build_evaluator, load_benchmark, retain_model_loader
+from lit_unlearn.config import load
+from lit_unlearn.errors import UserError, run
+from lit_unlearn.evaluation.records import write_records
+from lit_unlearn.evaluation.report import table
+from lit_unlearn.models import load_pretrained
+from lit_unlearn.outputs import environment, open_run, write_json, write_text
+from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.trainer import build_fabric, prepare_device
+
+
+def main(argv: list[str]) -> None:
+    """Write ``records/`` and ``metrics.json`` with ``evaluated`` and, where it is known, ``retain_model``."""
+    config = load(argv, run_name="{conf}_evaluation")
+    prepare_device(config.trainer)
+    if config.model.path is None:
+        raise UserError("model.path is not set: give the directory or the Hub id of the model to evaluate")
+    benchmark = load_benchmark(config)
+    policy, tokenizer = load_pretrained(config.model.path, config.model)
+    evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer), policy)
+
+    fabric = build_fabric(config.trainer)
+    fabric.launch()
+    run_dir = open_run(config.output_dir, resume=False, overwrite=config.overwrite)
+    L.seed_everything(config.seed, verbose=False)
+    engines = {"evaluated": lambda: ScoringEngine(policy, config.model.logits_mib)}
+    load_retain_model = retain_model_loader(config)
+    if load_retain_model is not None:
+        engines = {"retain_model": load_retain_model, **engines}
+    numbers = {}
+    for name, load_engine in engines.items():
+        records = evaluator.ask(load_engine().to(fabric.device), name)
+        if name == "retain_model":
+            evaluator.retain_model = records
+        numbers[name] = evaluator.report(records)
+        if fabric.is_global_zero:
+            write_records(run_dir / "records" / name, records)
+    if fabric.is_global_zero:
+        write_text(run_dir / "config.yaml", OmegaConf.to_yaml(asdict(config)))
+        write_json(run_dir / "environment.json", environment())
+        write_json(run_dir / "metrics.json", numbers)
+        print(table(numbers))
+        print(f"\nwritten: {run_dir}")
+
+
+if __name__ == "__main__":
+    run(main)
