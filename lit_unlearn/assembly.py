@@ -1,14 +1,15 @@
-"""Puts a run together from its config: rows, evaluator, module, callbacks, loggers."""
+"""Puts a run together from its config: everything that can be wrong is read before the first file is written."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
+from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
@@ -21,17 +22,19 @@ from lit_unlearn.data import BENCHMARKS
 from lit_unlearn.data.base import Benchmark
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
-from lit_unlearn.data.tokenize import Encoder
+from lit_unlearn.data.tokenize import Encoded, Encoder
+from lit_unlearn.environment import environment
 from lit_unlearn.evaluation import METRICS
 from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.history import History, wandb_logger
-from lit_unlearn.models import load_pretrained, stop_ids
+from lit_unlearn.models import check_path, load_pretrained, stop_ids
 from lit_unlearn.module import UnlearnModule
-from lit_unlearn.reference import plan_reference
+from lit_unlearn.outputs import write_json, write_text
+from lit_unlearn.reference import ReferencePlan, plan_reference
 from lit_unlearn.scoring import ScoringEngine
-from lit_unlearn.types import Role, union_of_needs
+from lit_unlearn.types import Role, Terms, union_of_needs
 
 
 def load_benchmark(config: Config) -> Benchmark:
@@ -47,23 +50,29 @@ def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder
     return Encoder(tokenizer, config.data.max_length, config.data.prompt)
 
 
-def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, policy: PreTrainedModel) -> Evaluator:
+def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, stops: Sequence[int]) -> Evaluator:
     chosen = {name: {} for name in benchmark.metrics} | config.evaluation.metrics
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
-    stops = stop_ids(policy, encoder.tokenizer)
     asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
     if config.evaluation.retain_records is not None:
         evaluator.retain_model = read_records(Path(config.evaluation.retain_records))
+    if config.evaluation.retain_model is not None:
+        check_path(config.evaluation.retain_model)
     return evaluator
 
 
-def retain_model_loader(config: Config):
+def retain_model_loader(config: Config, path: str | None):
     """A function that loads the retain model's engine, or None where none is named."""
-    path = config.evaluation.retain_model
     if path is None:
         return None
     return lambda: ScoringEngine(load_pretrained(path, config.model)[0], config.model.logits_mib)
+
+
+def write_start(run_dir: Path, config: Config) -> None:
+    """What was asked for, and where it ran."""
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(asdict(replace(config, resume=False, overwrite=False))))
+    write_json(run_dir / "environment.json", environment())
 
 
 def build_loggers(config: Config, run_dir: Path) -> list[Logger]:
@@ -72,32 +81,55 @@ def build_loggers(config: Config, run_dir: Path) -> list[Logger]:
     return [history] if online is None else [history, online]
 
 
-def assemble(
-    config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run_dir: Path
-) -> tuple[UnlearnModule, UnlearnData, Sequence[L.Callback], Evaluation]:
-    """Everything a fit needs; callbacks in the order in which they meet the untouched policy."""
+@dataclass(frozen=True)
+class Study:
+    """All that is known before a model is trained or a file written."""
+
+    config: Config
+    terms: Terms
+    plan: ReferencePlan
+    rows: dict[Role, list[Encoded]]
+    evaluator: Evaluator
+    stops: list[int]
+
+
+def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Study:
+    """Read and tokenize every split and probe the run will need.
+
+    Raises:
+        UserError: a fault in the data, or terms that do not go with the config.
+    """
     terms = build_terms(config)
     needs = union_of_needs(terms)
     plan = plan_reference(needs, config.model.reference)
     encoder = build_encoder(config, tokenizer)
     reads = set(needs.policy) - {Role.belief} | ({Role.forget} if Role.belief in needs.policy else set())
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
+    stops = stop_ids(policy, tokenizer)
+    return Study(config, terms, plan, rows, build_evaluator(config, benchmark, encoder, stops), stops)
+
+
+def assemble(
+    study: Study, policy: PreTrainedModel, retain_model: str | None, run_dir: Path
+) -> tuple[UnlearnModule, UnlearnData, Sequence[L.Callback], Evaluation]:
+    """Everything a fit needs; callbacks in the order in which they meet the untouched policy."""
+    config, rows, stops = study.config, study.rows, study.stops
     store = None
-    if Role.belief in needs.policy:
-        beliefs = config.beliefs or BeliefConfig()
+    beliefs = config.beliefs or BeliefConfig()
+    if Role.belief in union_of_needs(study.terms).policy:
         store = BeliefStore(beliefs.per_step, config.seed)
     data = UnlearnData(rows, config.data.batch_size, config.seed, store)
-    reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if plan.resident else None
-    module = UnlearnModule(ScoringEngine(policy, config.model.logits_mib), terms, config.optim, reference)
+    reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
+    engine = ScoringEngine(policy, config.model.logits_mib)
+    module = UnlearnModule(engine, study.terms, config.optim, reference)
 
-    evaluator = build_evaluator(config, benchmark, encoder, policy)
-    evaluation = Evaluation(evaluator, run_dir, config.evaluation.every_n_epochs, retain_model_loader(config))
+    load_retain_model = retain_model_loader(config, retain_model)
+    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, load_retain_model)
     callbacks: list[L.Callback] = [Throughput(), evaluation]
-    if plan.cached:
-        callbacks.append(ReferenceCache(data, plan.cached, config.evaluation.batch_size))
+    if study.plan.cached:
+        callbacks.append(ReferenceCache(data, study.plan.cached, config.evaluation.batch_size))
     if config.squeeze is not None:
-        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stop_ids(policy, tokenizer), config.seed))
+        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stops, config.seed))
     if store is not None:
-        beliefs = config.beliefs or BeliefConfig()
-        callbacks.append(BeliefSampler(store, data, beliefs, stop_ids(policy, tokenizer), config.seed))
+        callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed))
     return module, data, callbacks, evaluation

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
-from omegaconf import OmegaConf
-
-from lit_unlearn.assembly import load_benchmark
+from lit_unlearn.assembly import corpus, load_benchmark, prepare, write_start
 from lit_unlearn.config import FinetuneConfig, load
 from lit_unlearn.errors import run
-from lit_unlearn.outputs import environment, open_run, write_json, write_text
+from lit_unlearn.models import load_model
+from lit_unlearn.outputs import open_run
 from lit_unlearn.target import check_finetune, finetune_models
 from lit_unlearn.trainer import prepare_device
 
@@ -20,9 +17,10 @@ def main(argv: list[str]) -> None:
     prepare_device(config.trainer)
     check_finetune(config)
     benchmark = load_benchmark(config)
+    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    prepare(config, benchmark, policy, tokenizer)
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
-    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(asdict(config)))
-    write_json(run_dir / "environment.json", environment())
+    write_start(run_dir, config)
     paths = finetune_models(config, config.finetune or FinetuneConfig(), benchmark, run_dir)
     for kind, path in paths.items():
         print(f"{kind} model: {path}")

@@ -56,7 +56,7 @@ def generate(
             if sampling is not None:
                 processors.append(_Draw(sampling, [prompt.stream for prompt in chosen], max_new_tokens))
             ids, mask = _pad_left([prompt.ids for prompt in chosen])
-            output = model.generate(
+            output = model.generate(  # type: ignore[operator]
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
@@ -81,7 +81,7 @@ def beam_search(
 ) -> list[tuple[int, ...]]:
     """The ``num_beams`` best continuations of one prompt, best first."""
     with evaluating(model):
-        output = model.generate(
+        output = model.generate(  # type: ignore[operator]
             input_ids=torch.tensor([prompt.ids], device=model.device),
             attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.int64, device=model.device),
             max_new_tokens=max_new_tokens,

@@ -21,7 +21,7 @@ from transformers import (
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.smollm2 import smollm2_directory
-from lit_unlearn.tiny import TinyConfig, train_tokenizer
+from lit_unlearn.tiny import END, PAD, TinyConfig, train_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.logits_mib < 1:
-            raise ValueError(f"logits_mib={self.logits_mib} must be at least 1")
+            raise ValueError(f"model.logits_mib={self.logits_mib} must be at least 1")
 
 
 def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -73,10 +73,7 @@ def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedMo
 
 def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved model, whichever ``config.name`` says."""
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise UserError(f"model {path}: the directory holds no config.json; give one written by save_pretrained")
-    if not Path(path).is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
-        raise UserError(f"model {path}: no such directory")
+    check_path(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
@@ -93,11 +90,18 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
     return _prepare(model, config), tokenizer
 
 
+def check_path(path: str) -> None:
+    """Raises UserError for a local path that is no saved model; Hub ids pass."""
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"model {path}: the directory holds no config.json; give one written by save_pretrained")
+    if not Path(path).is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+        raise UserError(f"model {path}: no such directory")
+
+
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends an answer: the tokenizer's and the model's own."""
-    eos = getattr(model.generation_config, "eos_token_id", None)
-    own = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    return sorted({tokenizer.eos_token_id, *own})
+    ends = (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
+    return sorted({id for end in ends for id in (end if isinstance(end, list) else [end]) if isinstance(id, int)})
 
 
 def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -112,8 +116,8 @@ def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase) -> PreTr
             max_position_embeddings=1024,
             tie_word_embeddings=True,
             bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.convert_tokens_to_ids(END),  # type: ignore[arg-type]
+            pad_token_id=tokenizer.convert_tokens_to_ids(PAD),  # type: ignore[arg-type]
         )
     )
 

@@ -28,7 +28,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
             raise ValueError(
-                f"lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
+                f"optim.lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
                 f"warmup_epochs={self.warmup_epochs} not negative"
             )
 

@@ -73,7 +73,9 @@ class ScoringEngine(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits [n, V] of hidden states [n, D]."""
-        logits = self.model.get_output_embeddings()(hidden)
+        head = self.model.get_output_embeddings()
+        assert head is not None
+        logits = head(hidden)
         cap = getattr(self.model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -42,7 +42,7 @@ def smollm2_directory() -> Path:
         source, gguf_file=_GGUF, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
     if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # dequantized: nothing of GGUF is left, and it could not be saved
+        delattr(model.config, "quantization_config")  # dequantized: nothing of GGUF is left, and it could not be saved
     partial = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+PAD, END = "<|pad|>", "<|end|>"
 _TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -27,11 +28,13 @@ class TinyConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads or min(self.num_layers, self.num_heads, self.hidden_size) < 1:
             raise ValueError(
-                f"hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}, "
+                f"model.tiny.hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}, "
                 f"num_layers={self.num_layers} at least 1"
             )
         if self.vocab_size < 300:
-            raise ValueError(f"vocab_size={self.vocab_size} must be at least 300: 256 bytes and the special tokens")
+            raise ValueError(
+                f"model.tiny.vocab_size={self.vocab_size} must be at least 300: 256 bytes and the special tokens"
+            )
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
@@ -41,11 +44,9 @@ def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"],
+        special_tokens=[PAD, END, "<|user|>", "<|assistant|>", "<|system|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", chat_template=_TEMPLATE
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, chat_template=_TEMPLATE)

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-
 import lightning as L
-from omegaconf import OmegaConf
 
-from lit_unlearn.assembly import assemble, build_loggers, corpus, load_benchmark
+from lit_unlearn.assembly import assemble, build_loggers, corpus, load_benchmark, prepare, write_start
 from lit_unlearn.config import load
 from lit_unlearn.errors import run
-from lit_unlearn.models import load_model
-from lit_unlearn.outputs import environment, open_run, save_model, write_json, write_text
+from lit_unlearn.models import load_model, load_pretrained
+from lit_unlearn.outputs import open_run, save_model
 from lit_unlearn.results import write_results
 from lit_unlearn.target import check_finetune, finetune_models
 from lit_unlearn.trainer import build_trainer, prepare_device
 
 
 def main(argv: list[str]) -> None:
-    """Parse, build, fit, evaluate, save."""
+    """Parse, read, (finetune,) build, fit, evaluate, save."""
     config = load(argv)
     prepare_device(config.trainer)
     if config.finetune:
         check_finetune(config)
     benchmark = load_benchmark(config)
-    loaded = None if config.finetune else load_model(config.model, corpus(benchmark))
+    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    study = prepare(config, benchmark, policy, tokenizer)
 
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
-    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(asdict(config)))
-    write_json(run_dir / "environment.json", environment())
+    write_start(run_dir, config)
+    retain_model = config.evaluation.retain_model
     if config.finetune:
         made = finetune_models(config, config.finetune, benchmark, run_dir / "finetune")
-        config.model = replace(config.model, path=str(made["target"]))
-        config.evaluation = replace(config.evaluation, retain_model=str(made["retain"]))
-    policy, tokenizer = loaded or load_model(config.model, [])
+        policy, retain_model = load_pretrained(str(made["target"]), config.model)[0], str(made["retain"])
 
     L.seed_everything(config.seed, verbose=False)
-    module, data, callbacks, evaluation = assemble(config, benchmark, policy, tokenizer, run_dir)
+    module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
     trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
     trainer.fit(module, data, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if config.resume else None)

@@ -11,7 +11,7 @@ from typing import Literal
 import lightning as L
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy as FabricDDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -42,12 +42,13 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(
-                f"max_epochs={self.max_epochs} must be at least 1, "
-                f"max_steps={self.max_steps} at least 1, or -1 for no limit"
+                f"trainer.max_epochs={self.max_epochs} must be at least 1, "
+                f"trainer.max_steps={self.max_steps} at least 1, or -1 for no limit"
             )
         if min(self.devices, self.log_every_n_steps, self.num_threads or 1) < 1 or self.checkpoint_every_n_epochs < 0:
             raise ValueError(
-                "devices, num_threads and log_every_n_steps must be at least 1, checkpoint_every_n_epochs not negative"
+                "trainer: devices, num_threads and log_every_n_steps must be at least 1, "
+                "checkpoint_every_n_epochs at least 0"
             )
 
 

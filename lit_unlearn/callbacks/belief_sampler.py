@@ -43,11 +43,13 @@ class BeliefConfig:
     def __post_init__(self) -> None:
         periods = [period for period in (self.every_n_epochs, self.every_n_steps) if period is not None]
         if len(periods) == 2:
-            raise ValueError("every_n_epochs and every_n_steps exclude each other; set one of them to null")
+            raise ValueError("beliefs.every_n_epochs and every_n_steps exclude each other; set one of them to null")
         if min([self.num_samples, self.max_new_tokens, self.batch_size, *periods]) < 1:
-            raise ValueError("num_samples, max_new_tokens, batch_size and the refresh period must be at least 1")
+            raise ValueError(
+                "beliefs: num_samples, max_new_tokens, batch_size and the refresh period must be at least 1"
+            )
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
-            raise ValueError(f"temperature={self.temperature} must be above 0, top_p={self.top_p} in (0, 1]")
+            raise ValueError(f"beliefs.temperature={self.temperature} must be above 0, top_p={self.top_p} in (0, 1]")
 
 
 class BeliefSampler(L.Callback):

@@ -47,7 +47,6 @@ class BeliefStore:
             if not stored:
                 rows.append(replace(row, answer=(), reference_logps=(), weight=0.0))
             rows += [
-                Encoded(row.id, row.prompt, belief.tokens, belief.reference_logps, 1 / len(stored))
-                for belief in stored
+                Encoded(row.id, row.prompt, belief.tokens, belief.reference_logps, 1 / len(stored)) for belief in stored
             ]
         return rows

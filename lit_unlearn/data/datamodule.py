@@ -28,7 +28,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.max_length < 2:
-            raise ValueError(f"batch_size={self.batch_size} must be at least 1, max_length={self.max_length} at least 2")
+            raise ValueError(
+                f"data.batch_size={self.batch_size} must be at least 1, data.max_length={self.max_length} at least 2"
+            )
 
 
 class UnlearnData(L.LightningDataModule):
@@ -53,7 +55,7 @@ class UnlearnData(L.LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
         )
-        return DataLoader(_Steps(self.rows), batch_size=None, sampler=self.sampler, collate_fn=_as_is)
+        return DataLoader(_Steps(self.rows), batch_size=None, sampler=self.sampler, collate_fn=_as_is)  # type: ignore[arg-type]
 
     def on_before_batch_transfer(self, batch: dict[Role, list[Encoded]], dataloader_idx: int) -> dict[Role, Rows]:
         """Pad here, in the main process, where the belief store and the reference's log-probs are never stale."""

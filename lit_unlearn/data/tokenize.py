@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -71,7 +72,7 @@ class Encoder:
         return encoded
 
     def decode(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return (text if isinstance(text, str) else text[0]).strip()
 
     @property
@@ -99,7 +100,7 @@ class Encoder:
         return prompt_ids, [*answer_ids, self.end_id]
 
     def _render(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
-        extra = {} if self.prompt.date_string is None else {"date_string": self.prompt.date_string}
+        extra: dict[str, Any] = {} if self.prompt.date_string is None else {"date_string": self.prompt.date_string}
         ids = self.tokenizer.apply_chat_template(
             turns, tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt, **extra
         )

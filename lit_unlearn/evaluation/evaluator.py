@@ -32,9 +32,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         if self.every_n_epochs < 0 or min(self.batch_size, self.max_new_tokens) < 1:
-            raise ValueError("every_n_epochs must not be negative, batch_size and max_new_tokens be at least 1")
+            raise ValueError(
+                "evaluation.every_n_epochs must not be negative, batch_size and max_new_tokens be at least 1"
+            )
         if self.retain_model is not None and self.retain_records is not None:
-            raise ValueError("retain_model and retain_records both name the retain model; set one of them")
+            raise ValueError("evaluation.retain_model and retain_records both name the retain model; set one of them")
 
 
 @dataclass
