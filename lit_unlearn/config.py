@@ -73,7 +73,7 @@ class Config:
     """Run directory; runs/<conf name> unless set."""
     seed: int = 0
     resume: bool = False
-    """Go on from ``checkpoints/last.ckpt`` of ``output_dir``."""
+    """Go on in ``output_dir``: from its last checkpoint, with the models it has finetuned and the records it has."""
     overwrite: bool = False
     """Replace an earlier run in ``output_dir``."""
     debug: bool = False

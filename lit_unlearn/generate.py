@@ -137,7 +137,7 @@ class _Draw(LogitsProcessor):
         if self.sampling.top_p < 1:
             last = torch.searchsorted(mass, torch.full_like(uniform, self.sampling.top_p))
             uniform = uniform * mass.gather(-1, last.clamp(max=mass.shape[-1] - 1))
-        index = torch.searchsorted(mass, uniform).clamp(max=mass.shape[-1] - 1)
+        index = torch.searchsorted(mass, uniform.contiguous()).clamp(max=mass.shape[-1] - 1)
         self.step += 1
         return torch.full_like(scores, float("-inf")).scatter(-1, ids.gather(-1, index), 0.0)
 

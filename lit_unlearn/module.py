@@ -53,6 +53,14 @@ class UnlearnModule(L.LightningModule):
         scheduler = schedule(optimizer, self.optim, num_steps, per_epoch)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_epoch_end(self) -> None:
+        """Runs before the epoch's checkpoint is written, so that a broken model never replaces a good one."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.engine.parameters()):
+            raise NonFiniteLoss(
+                f"a weight is NaN or infinite after step {self.global_step}, epoch {self.current_epoch}; the last "
+                "checkpoint is kept; try a lower optim.lr"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         weights = checkpoint["state_dict"]
         for key in [key for key in weights if key.startswith("reference.")]:

@@ -38,8 +38,8 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Path:
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"output_dir={output_dir} is a file; choose another output_dir=...")
     if resume:
-        if not (run_dir / "checkpoints" / "last.ckpt").exists():
-            raise UserError(f"nothing to resume in output_dir={output_dir}: checkpoints/last.ckpt is not there")
+        if not all((run_dir / name).is_file() for name in MARKS):
+            raise UserError(f"nothing to resume in output_dir={output_dir}: no run was started there")
     elif run_dir.is_dir() and any(run_dir.iterdir()):
         if not overwrite:
             raise UserError(
@@ -49,6 +49,12 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Path:
         _clear(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     return run_dir
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """Where a resumed run goes on; None in a new run, and in one that was interrupted before its first checkpoint."""
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
 
 
 def _clear(run_dir: Path) -> None:

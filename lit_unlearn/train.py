@@ -8,7 +8,7 @@ from lit_unlearn.assembly import assemble, build_loggers, corpus, load_benchmark
 from lit_unlearn.config import load
 from lit_unlearn.errors import run
 from lit_unlearn.models import load_model, load_pretrained
-from lit_unlearn.outputs import open_run, save_model
+from lit_unlearn.outputs import last_checkpoint, open_run, save_model
 from lit_unlearn.results import write_results
 from lit_unlearn.target import check_finetune, finetune_models
 from lit_unlearn.trainer import build_trainer, prepare_device
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
     trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
-    trainer.fit(module, data, ckpt_path=run_dir / "checkpoints" / "last.ckpt" if config.resume else None)
+    trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
 
     if trainer.is_global_zero:
         save_model(policy, tokenizer, run_dir / "model")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lit_unlearn.environment import HIDDEN, environment, without_secrets
 from lit_unlearn.errors import UserError
-from lit_unlearn.outputs import open_run, save_model, write_json, write_text
+from lit_unlearn.outputs import last_checkpoint, open_run, save_model, write_json, write_text
 
 KEY = "0123456789abcdef" * 2
 
@@ -41,13 +41,14 @@ def test_a_used_directory_is_refused_with_the_three_ways_out(tmp_path):
     assert files(tmp_path / "run") == before
 
 
-def test_resume_needs_a_checkpoint_and_keeps_everything(tmp_path):
+def test_resume_needs_an_earlier_start_and_keeps_everything(tmp_path):
     before = files(a_run(tmp_path / "run"))
     open_run(str(tmp_path / "run"), resume=True, overwrite=False)
     assert files(tmp_path / "run") == before
-    with pytest.raises(UserError, match=r"last\.ckpt"):
-        open_run(str(a_run(tmp_path / "young", last=False)), resume=True, overwrite=False)
-    with pytest.raises(UserError, match=r"last\.ckpt"):
+    assert last_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoints" / "last.ckpt"
+    young = open_run(str(a_run(tmp_path / "young", last=False)), resume=True, overwrite=False)
+    assert last_checkpoint(young) is None
+    with pytest.raises(UserError, match=r"no run was started there"):
         open_run(str(tmp_path / "absent"), resume=True, overwrite=False)
     assert not (tmp_path / "absent").exists()
 

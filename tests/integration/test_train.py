@@ -1,0 +1,118 @@
+"""The whole path as a user runs it: a real process, real files, read back."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lit_unlearn.evaluation import METRICS
+from lit_unlearn.evaluation.records import read_records
+from lit_unlearn.evaluation.report import report
+from lit_unlearn.history import read_history
+from tests.wandb_reader import read_run
+
+CONF = Path(__file__).parent / "tiny.yaml"
+KEYS = {
+    "forget_probability", "forget_rougeL_recall", "forget_truth_ratio", "forget_extraction_strength",
+    "forget_exact_memorization", "forget_quality", "retain_extraction_strength", "model_utility", "mem", "utility", "agg",
+}  # fmt: skip
+
+
+def command(*arguments: str, entry: str = "train") -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", f"lit_unlearn.{entry}", f"conf={CONF}", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("train") / "run"
+    result = command(f"output_dir={run_dir}")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "agg" in result.stdout
+    assert str(run_dir / "metrics.json") in result.stdout
+    return run_dir
+
+
+def test_every_promised_file_is_there(finished: Path):
+    names = {path.name for path in finished.iterdir()}
+    assert names >= {
+        "config.yaml", "environment.json", "metrics.json", "records", "history.csv", "plots", "model", "checkpoints",
+        "wandb", "finetune",
+    }  # fmt: skip
+    assert {path.name for path in (finished / "plots").iterdir()} == {
+        "forget_retain.png", "squeeze.png", "trade_off.png"
+    }  # fmt: skip
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_metrics_json_is_the_stable_interface(finished: Path):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert set(metrics) == {"original", "unlearned", "retain_model"}
+    for numbers in metrics.values():
+        assert numbers.keys() >= KEYS
+    assert metrics["unlearned"]["forget_probability"] < metrics["original"]["forget_probability"]
+
+
+def test_every_number_can_be_computed_from_the_records_again(finished: Path):
+    metrics = json.loads((finished / "metrics.json").read_text())
+    retain_model = read_records(finished / "records" / "retain_model")
+    for name, numbers in metrics.items():
+        records = read_records(finished / "records" / name)
+        again = report(records, {metric: kind() for metric, kind in METRICS.items()}, retain_model)
+        assert {key: again[key] for key in numbers} == pytest.approx(numbers, nan_ok=True)
+
+
+def test_the_model_loads_with_transformers(finished: Path):
+    model = AutoModelForCausalLM.from_pretrained(finished / "model")
+    tokenizer = AutoTokenizer.from_pretrained(finished / "model")
+    assert {path.suffix for path in (finished / "model").iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert str(next(model.parameters()).dtype) == "torch.float32"
+    assert tokenizer.chat_template is not None
+
+
+def test_history_has_losses_beliefs_evaluations_and_the_squeeze(finished: Path):
+    history = read_history(finished / "history.csv")
+    expected = (
+        "train/loss", "train/forget_loss", "train/forget_logp", "train/retain_logp", "train/tokens_per_second",
+        "train/memory_gib", "eval/mem", "eval/forget_quality", "squeeze/target", "squeeze/high", "squeeze/index",
+    )  # fmt: skip
+    for name in expected:
+        assert name in history, name
+    assert [step for step, _ in history["train/loss"]] == [0, 1, 2, 3]
+    assert [step for step, _ in history["eval/mem"]] == [0, 2, 4]
+
+
+def test_wandb_offline_run_reads_back(finished: Path):
+    run = read_run(next((finished / "wandb").glob("offline-run-*/run-*.wandb")))
+    logged = {key for row in run.history for key in row}
+    assert logged >= {"train/forget_loss", "train/forget_logp", "eval/agg", "squeeze/target", "squeeze/index"}
+    assert any(key.startswith("squeeze/curves") for key in logged)
+
+
+def test_same_seed_same_numbers_and_two_processes_too(finished: Path, tmp_path: Path):
+    again, two = tmp_path / "again", tmp_path / "two"
+    for run_dir, devices in ((again, 1), (two, 2)):
+        result = command(f"output_dir={run_dir}", f"trainer.devices={devices}", "squeeze=null", "logging.mode=disabled")
+        assert result.returncode == 0, result.stderr[-2000:]
+    assert (again / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
+    one, other = (json.loads((run_dir / "metrics.json").read_text()) for run_dir in (again, two))
+    for name in one:
+        assert other[name] == pytest.approx(one[name], abs=1e-3, nan_ok=True)
+
+
+def test_evaluate_and_finetune_agree_with_train(finished: Path, tmp_path: Path):
+    models = tmp_path / "models"
+    assert command(f"output_dir={models}", entry="finetune").returncode == 0
+    result = command(
+        f"output_dir={tmp_path / 'evaluation'}",
+        f"model.path={models / 'target'}",
+        f"evaluation.retain_model={models / 'retain'}",
+        entry="evaluate",
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    evaluated = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())["evaluated"]
+    original = json.loads((finished / "metrics.json").read_text())["original"]
+    assert evaluated == pytest.approx(original, nan_ok=True)
