@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_unlearn.callbacks.belief_sampler import BeliefConfig
@@ -90,12 +90,10 @@ def load(argv: list[str], run_name: str = "{conf}") -> Config:
     if "conf" not in pairs:
         raise UserError(f"conf=NAME is missing; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
     path = find_conf(pairs.pop("conf"))
-    defaults = OmegaConf.create({"output_dir": f"runs/{run_name.format(conf=path.stem)}"})
     try:
+        written = {"output_dir": f"runs/{run_name.format(conf=path.stem)}"} | _read(path)
         overrides = OmegaConf.from_dotlist([f"{key}={value}" for key, value in pairs.items()])
-        written = cast(DictConfig, OmegaConf.merge(defaults, _read(path)))
-        for key in pairs:
-            _drop_fields_of_other_name(written, overrides, key)
+        _drop_fields_of_other_name(written, cast(dict[str, Any], OmegaConf.to_container(overrides)))
         merged = OmegaConf.merge(OmegaConf.structured(Config), written, overrides)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -179,19 +177,20 @@ def _split(argument: str) -> tuple[str, str]:
     return key, value
 
 
-def _read(path: Path) -> DictConfig:
+def _read(path: Path) -> dict[str, Any]:
     """A YAML file on top of its ``base:``, one parent and no more."""
     content = _read_yaml(path)
     base = content.pop("base", None)
     if base is None:
-        return OmegaConf.create(content)
+        return content
     parent = path.parent / str(base)
     if not parent.is_file():
         raise UserError(f"{path}: base: {base} is not there")
     below = _read_yaml(parent)
     if "base" in below:
         raise UserError(f"{path}: base: {base} has a base itself; one parent is the limit")
-    return cast(DictConfig, OmegaConf.merge(OmegaConf.create(below), OmegaConf.create(content)))
+    _drop_fields_of_other_name(below, content)
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(below, content)))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -204,12 +203,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def _drop_fields_of_other_name(written: DictConfig, overrides: DictConfig, key: str) -> None:
-    """Another ``name`` starts from that class's own defaults: the old one's fields must not haunt it."""
-    owner, _, last = key.rpartition(".")
-    old = OmegaConf.select(written, key)
-    if last == "name" and old is not None and old != OmegaConf.select(overrides, key) and owner != "model":
-        OmegaConf.update(written, owner, {}, merge=False)
+def _drop_fields_of_other_name(written: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Another objective or benchmark starts from its own defaults: the old one's fields must not haunt it."""
+    for key, override in overrides.items():
+        node = written.get(key)
+        if not isinstance(node, dict) or not isinstance(override, dict):
+            continue
+        if key in ("objective", "benchmark") and override.get("name", node.get("name")) != node.get("name"):
+            node.clear()
+        _drop_fields_of_other_name(node, override)
 
 
 def _outside(name: str, where: str) -> type:

@@ -62,9 +62,7 @@ def test_non_finite_loss_names_term_and_rows_and_keeps_the_checkpoint(tmp_path: 
 
     monkeypatch.setattr(UnlearnModule, "training_step", poisoned)
     options = ["logging.mode=disabled", "squeeze=null", "evaluation.every_n_epochs=0"]
-    with pytest.raises(
-        NonFiniteLoss, match=r"term 'forget' is nan at step 3, epoch 1; rows of this rank: .*'forget': \["
-    ):
+    with pytest.raises(NonFiniteLoss, match=r"'forget' is nan at step 3, epoch 1; rows of this rank: .*'forget': \["):
         main([f"conf={CONF}", f"output_dir={run_dir}", *options])
     kept = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 2

@@ -17,7 +17,8 @@ from tests.wandb_reader import read_run
 CONF = Path(__file__).parent / "tiny.yaml"
 KEYS = {
     "forget_probability", "forget_rougeL_recall", "forget_truth_ratio", "forget_extraction_strength",
-    "forget_exact_memorization", "forget_quality", "retain_extraction_strength", "model_utility", "mem", "utility", "agg",
+    "forget_exact_memorization", "forget_quality", "retain_extraction_strength", "model_utility",
+    "mem", "utility", "agg",
 }  # fmt: skip
 
 
