@@ -7,12 +7,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_unlearn.callbacks.belief_sampler import BeliefConfig
 from lit_unlearn.callbacks.squeeze_probe import SqueezeConfig
+from lit_unlearn.conf_files import conf_names, drop_fields_of_other_name, find_conf, read_conf
 from lit_unlearn.data.datamodule import DataConfig
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.evaluator import EvaluationConfig
@@ -91,9 +91,9 @@ def load(argv: list[str], run_name: str = "{conf}") -> Config:
         raise UserError(f"conf=NAME is missing; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
     path = find_conf(pairs.pop("conf"))
     try:
-        written = {"output_dir": f"runs/{run_name.format(conf=path.stem)}"} | _read(path)
+        written = {"output_dir": f"runs/{run_name.format(conf=path.stem)}"} | read_conf(path)
         overrides = OmegaConf.from_dotlist([f"{key}={value}" for key, value in pairs.items()])
-        _drop_fields_of_other_name(written, cast(dict[str, Any], OmegaConf.to_container(overrides)))
+        drop_fields_of_other_name(written, cast(dict[str, Any], OmegaConf.to_container(overrides)))
         merged = OmegaConf.merge(OmegaConf.structured(Config), written, overrides)
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -135,28 +135,6 @@ def build(node: dict[str, Any], table: dict[str, type[T]], where: str) -> T:
     return cast(T, built)
 
 
-def conf_directories() -> list[Path]:
-    """Where ``conf=NAME`` is looked up: the working directory's ``conf``, then the package's."""
-    package = Path(__file__).parent
-    return [Path("conf"), package / "conf", package.parent / "conf"]
-
-
-def conf_names() -> list[str]:
-    return sorted({path.stem for directory in conf_directories() for path in directory.glob("*.yaml")})
-
-
-def find_conf(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"conf={name}: no such file")
-        return path
-    for directory in conf_directories():
-        if (directory / f"{name}.yaml").is_file():
-            return directory / f"{name}.yaml"
-    raise UserError(f"conf={name} is unknown; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
-
-
 def _check(config: Config) -> None:
     """What spans several owners."""
     terms = build_terms(config)
@@ -175,43 +153,6 @@ def _split(argument: str) -> tuple[str, str]:
     if not sign or not key or key.startswith("-"):
         raise UserError(f"cannot read {argument!r}: arguments are conf=NAME and key=value, e.g. optim.lr=2e-5")
     return key, value
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A YAML file on top of its ``base:``, one parent and no more."""
-    content = _read_yaml(path)
-    base = content.pop("base", None)
-    if base is None:
-        return content
-    parent = path.parent / str(base)
-    if not parent.is_file():
-        raise UserError(f"{path}: base: {base} is not there")
-    below = _read_yaml(parent)
-    if "base" in below:
-        raise UserError(f"{path}: base: {base} has a base itself; one parent is the limit")
-    _drop_fields_of_other_name(below, content)
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(below, content)))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: the file must hold key: value pairs")
-    return cast(dict[str, Any], content)
-
-
-def _drop_fields_of_other_name(written: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Another objective or benchmark starts from its own defaults: the old one's fields must not haunt it."""
-    for key, override in overrides.items():
-        node = written.get(key)
-        if not isinstance(node, dict) or not isinstance(override, dict):
-            continue
-        if key in ("objective", "benchmark") and override.get("name", node.get("name")) != node.get("name"):
-            node.clear()
-        _drop_fields_of_other_name(node, override)
 
 
 def _outside(name: str, where: str) -> type:

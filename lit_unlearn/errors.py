@@ -1,9 +1,4 @@
-"""What goes wrong by the user's hand, and how it is told: one clear line, exit code 2, no traceback."""
-
-from __future__ import annotations
-
-import sys
-from collections.abc import Callable
+"""What goes wrong by the user's hand; ``console.run`` tells it in one line."""
 
 
 class UserError(ValueError):
@@ -11,21 +6,4 @@ class UserError(ValueError):
 
 
 class NonFiniteLoss(UserError):
-    """A term of the loss is NaN or infinite; the weights have not moved on it."""
-
-
-def run(main: Callable[[list[str]], None]) -> None:
-    """Run an entry point: user errors end with one line and exit code 2; ``debug=true`` shows the traceback."""
-    argv = sys.argv[1:]
-    try:
-        main(argv)
-    except UserError as error:
-        if "debug=true" in argv:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(
-            "interrupted; the checkpoints written so far are whole, resume=true goes on from the last", file=sys.stderr
-        )
-        sys.exit(130)
+    """A term of the loss, or a weight, is NaN or infinite; the last checkpoint is from before."""

@@ -6,7 +6,8 @@ import lightning as L
 
 from lit_unlearn.assembly import build_encoder, build_evaluator, load_benchmark, retain_model_loader, write_start
 from lit_unlearn.config import load
-from lit_unlearn.errors import UserError, run
+from lit_unlearn.console import run
+from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.records import write_records
 from lit_unlearn.evaluation.report import table
 from lit_unlearn.models import load_pretrained, stop_ids

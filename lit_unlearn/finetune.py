@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lit_unlearn.assembly import corpus, load_benchmark, prepare, write_start
 from lit_unlearn.config import FinetuneConfig, load
-from lit_unlearn.errors import run
+from lit_unlearn.console import run
 from lit_unlearn.models import load_model
 from lit_unlearn.outputs import open_run
 from lit_unlearn.target import check_finetune, finetune_models

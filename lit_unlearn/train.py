@@ -6,7 +6,7 @@ import lightning as L
 
 from lit_unlearn.assembly import assemble, build_loggers, corpus, load_benchmark, prepare, write_start
 from lit_unlearn.config import load
-from lit_unlearn.errors import run
+from lit_unlearn.console import run
 from lit_unlearn.models import load_model, load_pretrained
 from lit_unlearn.outputs import last_checkpoint, open_run, save_model
 from lit_unlearn.results import write_results

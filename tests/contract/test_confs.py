@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lit_unlearn.assembly import load_benchmark
-from lit_unlearn.config import build_terms, conf_names, load
+from lit_unlearn.conf_files import conf_names
+from lit_unlearn.config import build_terms, load
 from lit_unlearn.reference import plan_reference
 from lit_unlearn.types import union_of_needs
 
