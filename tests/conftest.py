@@ -21,7 +21,6 @@ from lit_unlearn.tiny import train_tokenizer
 from lit_unlearn.types import Rows
 
 torch.set_num_threads(1)
-warnings.filterwarnings("ignore", module="lightning")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 VOCABULARY = 160
@@ -122,7 +121,9 @@ def fit(tmp_path: Path) -> Callable[..., list[dict[str, float]]]:
             default_root_dir=tmp_path,
             **options,
         )
-        trainer.fit(module, data)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found .* in eval mode")
+            trainer.fit(module, data)
         return record.steps
 
     return run

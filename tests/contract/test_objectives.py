@@ -20,7 +20,7 @@ VARIANTS = {name: OBJECTIVES[name]() for name in OBJECTIVES} | {
     "kl reverse seq_mean": OBJECTIVES["kl"](direction="reverse", reduction="seq_mean"),
     "kl attended": OBJECTIVES["kl"](positions="attended"),
 }
-every_objective = pytest.mark.parametrize("objective", VARIANTS.values(), ids=VARIANTS.keys())
+every_objective = pytest.mark.parametrize("objective", VARIANTS.values(), ids=list(VARIANTS))
 
 
 class Strict(Mapping):
@@ -138,13 +138,9 @@ def test_padding_changes_nothing(objective, side, models, make_rows):
 @every_objective
 def test_gradient_reaches_the_policy_only(objective, models, make_rows):
     models[1].requires_grad_(True)
-    states = [
-        ScoringEngine(model).states(dict.fromkeys(asks, make_rows()), asks)
-        for model, asks in zip(models, (objective.needs.policy, objective.needs.reference), strict=True)
-    ]
-    terms = {"term": Term(1.0, objective)}
-    batch = dict.fromkeys(objective.needs.policy, make_rows())
-    ScoringEngine(models[0])(batch, terms, states[1])["term"].value.backward()
+    batch = {role: make_rows() for role in objective.needs.policy}
+    known = ScoringEngine(models[1]).states(batch, objective.needs.reference)
+    ScoringEngine(models[0])(batch, {"term": Term(1.0, objective)}, known)["term"].value.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in models[0].parameters())
     assert all(p.grad is None for p in models[1].parameters())
 
@@ -154,15 +150,16 @@ def test_gradient_reaches_the_policy_only(objective, models, make_rows):
 def test_extreme_probabilities(objective, case):
     labels = torch.tensor([3, 5, 7, 2, 9])
     loud = labels if case == "probability 1" else labels + 1
-    logits = torch.zeros(5, 160).scatter(1, loud[:, None], 1e4).requires_grad_()
-    states = States(labels, torch.tensor([0, 0, 1, 1, 1]), torch.ones(2), logits, head=lambda hidden: hidden)
-    reference = replace(states, hidden=torch.randn(5, 160, generator=torch.Generator().manual_seed(0)))
+    extreme = torch.zeros(5, 160).scatter(1, loud[:, None], 1e4).requires_grad_()
+    mild = torch.randn(5, 160, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    states = States(labels, torch.tensor([0, 0, 1, 1, 1]), torch.ones(2), head=lambda hidden: hidden)
     needs = objective.needs
-    for first, second in ((states, reference), (replace(reference, hidden=reference.hidden.requires_grad_()), states)):
-        scores = exactly(dict.fromkeys(needs.policy, first), needs.policy)
-        loss = objective(scores, exactly(dict.fromkeys(needs.reference, second), needs.reference))
+    for policy, reference in ((extreme, mild), (mild, extreme)):
+        scores = exactly(dict.fromkeys(needs.policy, replace(states, hidden=policy)), needs.policy)
+        known = exactly(dict.fromkeys(needs.reference, replace(states, hidden=reference.detach())), needs.reference)
+        loss = objective(scores, known)
         assert loss.values.isfinite().all()
-        (gradient,) = torch.autograd.grad(mean(loss), first.hidden)
+        (gradient,) = torch.autograd.grad(mean(loss), policy)
         assert gradient.isfinite().all()
 
 
@@ -184,7 +181,7 @@ def test_slices_equal_one_slice(objective, models, make_rows):
     for logits_mib in (256, 0):
         models[0].zero_grad()
         engine = ScoringEngine(models[0], logits_mib)
-        batch = dict.fromkeys(objective.needs.policy, make_rows())
+        batch = {role: make_rows() for role in objective.needs.policy}
         with torch.no_grad():
             known = ScoringEngine(models[1]).states(batch, objective.needs.reference)
         total = engine(batch, {"term": Term(1.0, objective)}, known)["term"]

@@ -58,11 +58,11 @@ def model(name: str) -> LlamaForCausalLM:
 def batch() -> dict[Role, Rows]:
     tensors = load_file(GOLDEN / "batches.safetensors")
     names = {Role.forget: "forget", Role.retain: "retain", Role.belief: "beliefs"}
-    fields = ("input_ids", "attention_mask", "labels")
-    return {
-        role: Rows(*(tensors[f"{name}.{field}"] for field in fields), torch.arange(len(tensors[f"{name}.labels"])))
-        for role, name in names.items()
-    }
+    found = {}
+    for role, name in names.items():
+        ids, mask, labels = (tensors[f"{name}.{field}"] for field in ("input_ids", "attention_mask", "labels"))
+        found[role] = Rows(ids, mask, labels, torch.arange(len(labels)))
+    return found
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,116 @@
+"""Fits every case with a real trainer and writes each logged number: `trajectory.py OUT.json NUM_PROCESSES`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import random
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
+from lit_unlearn.callbacks.reference_cache import ReferenceCache
+from lit_unlearn.data.beliefs import BeliefStore
+from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.data.tokenize import Encoded
+from lit_unlearn.module import UnlearnModule
+from lit_unlearn.objectives import OBJECTIVES
+from lit_unlearn.optim import OptimConfig
+from lit_unlearn.reference import plan_reference
+from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.types import Role, Term, union_of_needs
+
+BATCH_SIZE, NUM_EPOCHS, VOCABULARY, STOP_IDS = 4, 3, 40, [1, 2, 3]
+LENGTHS = {Role.forget: (5, 1, 9, 3, 12, 2, 6, 1, 8, 4), Role.retain: (2, 8, 3, 11, 1, 6, 4)}
+
+
+def term(weight: float, name: str, **fields) -> Term:
+    return Term(weight, OBJECTIVES[name](**fields))
+
+
+BELIEF, NLL = {"role": Role.belief}, term(1.0, "nll")
+CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
+    "npo": ({"forget": term(1.0, "npo"), "retain": NLL}, BeliefConfig()),
+    "kl": ({"forget": term(0.5, "grad_ascent"), "retain": term(1.0, "kl")}, BeliefConfig()),
+    "bst": ({"forget": term(1.0, "bst"), "retain": NLL}, BeliefConfig()),
+    "bss": (
+        {"forget": term(0.5, "bst"), "belief": term(0.5, "bst", **BELIEF), "retain": NLL},
+        BeliefConfig(num_samples=3, temperature=1.0, max_new_tokens=6, every_n_epochs=1, batch_size=8),
+    ),
+    "bss on npo, all beliefs, windows of two steps": (
+        {"forget": term(0.5, "npo"), "belief": term(0.5, "npo", **BELIEF)},
+        BeliefConfig(2, 1.0, 1.0, 6, every_n_epochs=None, every_n_steps=2, per_step="all", batch_size=8),
+    ),
+}
+
+
+class Record(L.Callback):
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        logged = trainer.callback_metrics.items()
+        self.steps.append({name: value.item() for name, value in logged if name.startswith("train/")})
+
+
+def split(role: Role) -> list[Encoded]:
+    draw = random.Random(role.value)
+    ids = lambda count: tuple(draw.randrange(4, VOCABULARY) for _ in range(count))  # noqa: E731
+    return [Encoded(100 + i, ids(2 + i % 4), (*ids(length - 1), 1)) for i, length in enumerate(LENGTHS[role])]
+
+
+def fit(case: str, world: int) -> list[dict[str, float]]:
+    terms, config = CASES[case]
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        initializer_range=0.2,
+    )
+    model = LlamaForCausalLM(shape)
+    needs = union_of_needs(terms)
+    plan = plan_reference(needs, "auto")
+    roles = [role for role in (Role.forget, Role.retain) if role in needs.policy]
+    store = BeliefStore(config.per_step) if Role.belief in needs.policy else None
+    data = UnlearnData({role: split(role) for role in roles}, BATCH_SIZE, 0, store)
+    reference = ScoringEngine(copy.deepcopy(model)) if plan.resident else None
+    optim = OptimConfig(lr=3e-3, warmup_epochs=0, eps=1e-4)
+    module, record = UnlearnModule(ScoringEngine(model), terms, optim, reference), Record()
+    callbacks: list[L.Callback] = [record]
+    if plan.cached:
+        callbacks.append(ReferenceCache(data, plan.cached, batch_size=3))
+    if store is not None:
+        callbacks.append(BeliefSampler(store, data, config, STOP_IDS, seed=0))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
+        max_epochs=NUM_EPOCHS,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, data)
+    assert trainer.world_size == world
+    return record.steps
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    out, world = Path(sys.argv[1]), int(sys.argv[2])
+    found = {case: fit(case, world) for case in CASES}
+    if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
+        out.write_text(json.dumps(found))

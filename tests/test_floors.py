@@ -1,0 +1,106 @@
+"""Imports run downwards only, nothing hides under TYPE_CHECKING, and every module can be imported alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lit_unlearn
+
+PACKAGE = Path(lit_unlearn.__file__).parent
+FLOORS = [
+    {"__init__", "types", "errors", "environment", "optim", "parallel", "tiny"},
+    {"console", "conf_files", "states", "objectives", "data", "generate", "outputs", "smollm2", "trainer"},
+    {"scoring", "models", "history"},
+    {"reference", "evaluation", "plots"},
+    {"module", "results"},
+    {"callbacks"},
+    {"config"},
+    {"assembly"},
+    {"target"},
+    {"train", "finetune", "evaluate"},
+]
+"""Lowest first; a name is a module or a whole folder, whose files may import each other."""
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    parts = ("lit_unlearn", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def unit(module: str) -> str:
+    """The module or folder of the floors that a dotted name lies in."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of this package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            module = node.module or ""
+            below = {f"{module}.{alias.name}" for alias in node.names}
+            found |= {module} | (below & {name(file) for file in FILES})
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    found = {module for module in found if module.split(".")[0] == "lit_unlearn"}
+    return found - ({"lit_unlearn"} if len(found) > 1 else set())
+
+
+def test_every_module_has_a_floor():
+    assert len(FILES) > 40
+    named = [entry for floor in FLOORS for entry in floor]
+    assert len(named) == len(set(named))
+    assert {unit(name(path)) for path in FILES} == set(named)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_run_downwards(path):
+    floor = {entry: number for number, entries in enumerate(FLOORS) for entry in entries}
+    here = unit(name(path))
+    upwards = [module for module in imports(path) if unit(module) != here and floor[unit(module)] >= floor[here]]
+    assert not upwards
+
+
+def test_no_circle_between_files():
+    below = {name(path): imports(path) - {name(path)} for path in FILES}
+    for package in [module for module in below if (PACKAGE / Path(*module.split(".")[1:])).is_dir()]:
+        below[package] -= {"lit_unlearn"}
+    while below:
+        free = {module for module, needed in below.items() if not needed & below.keys()}
+        assert free, f"a circle among {sorted(below)}"
+        below = {module: needed for module, needed in below.items() if module not in free}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_is_imported_under_type_checking_or_late(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert "TYPE_CHECKING" not in {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    late = [
+        node for function in functions for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    ours = [node for node in late if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lit_unlearn")]
+    assert not ours
+
+
+def test_every_module_imports_alone():
+    """Each from a state in which no module of the package is loaded, in one process that keeps the libraries."""
+    script = """
+import importlib, sys
+for module in sys.argv[1:]:
+    for loaded in [name for name in sys.modules if name.split(".")[0] == "lit_unlearn"]:
+        del sys.modules[loaded]
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        sys.exit(f"{module}: {error!r}")
+"""
+    modules = [name(path) for path in FILES]
+    done = subprocess.run([sys.executable, "-c", script, *modules], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0, done.stderr
