@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -107,12 +108,22 @@ def load(argv: list[str], run_name: str = "{conf}") -> Config:
 
 def build_terms(config: Config) -> Terms:
     """The objects behind ``config.terms``."""
-    terms = {}
-    for name, term in config.terms.items():
-        if term is not None:
-            objective = build(term.objective, OBJECTIVES, f"terms.{name}.objective")
-            terms[name] = Term(term.weight, objective)
-    return terms
+    return _terms({name: term for name, term in config.terms.items() if term is not None})
+
+
+def terms_from(written: Mapping[str, Mapping[str, Any]]) -> Terms:
+    """The objects behind a ``terms`` mapping as YAML writes it."""
+    nodes = {
+        name: build({"name": "term", **term}, {"term": TermConfig}, f"terms.{name}") for name, term in written.items()
+    }
+    return _terms(nodes)
+
+
+def _terms(nodes: Mapping[str, TermConfig]) -> Terms:
+    return {
+        name: Term(node.weight, build(node.objective, OBJECTIVES, f"terms.{name}.objective"))
+        for name, node in nodes.items()
+    }
 
 
 def build(node: dict[str, Any], table: dict[str, type[T]], where: str) -> T:

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from lit_unlearn.states import States, StatesByRole, cut_rows, kept_positions, row_weights, scores_of
+from lit_unlearn.body import run_body
+from lit_unlearn.states import (
+    States,
+    StatesByRole,
+    cut_rows,
+    kept_positions,
+    no_positions,
+    row_weights,
+    scores_of,
+)
 from lit_unlearn.types import IGNORE_INDEX, Ask, Batch, Role, Scores, ScoresByRole, Terms, union_of_needs
 
 
@@ -60,14 +69,17 @@ class ScoringEngine(nn.Module):
             return {}
         length = max(rows.input_ids.shape[1] for rows in blocks)
         stack = lambda name: torch.cat([_pad_right(getattr(rows, name), length) for rows in blocks])  # noqa: E731
-        hidden = self.model.base_model(
-            input_ids=stack("input_ids"), attention_mask=stack("attention_mask"), use_cache=False
-        ).last_hidden_state  # [sum of B, T, D]
+        layers = {layer for ask in asks.values() for layer in ask.hidden_layers}
+        final = any(ask.logps for ask in asks.values())
+        hidden, outputs = run_body(self.model, stack("input_ids"), stack("attention_mask"), layers, final)
         states, offset = {}, 0
         for rows, (role, ask) in zip(blocks, asks.items(), strict=True):
-            row, position, labels = kept_positions(rows, ask.attended)
-            kept = hidden[row + offset, position]  # [N, D]
-            states[role] = States(labels, row, row_weights(rows), hidden=kept, head=self.head)
+            row, position, labels = kept_positions(rows, ask.attended) if ask.logps else no_positions(rows)
+            kept = None if hidden is None else hidden[row + offset, position]  # [N, D]
+            at_row, at = (rows.labels != IGNORE_INDEX).nonzero(as_tuple=True)  # [M] the labels' own positions
+            wanted = {layer: outputs[layer][at_row + offset, at] for layer in ask.hidden_layers}  # [M, D]
+            head = self.head if ask.logps else None
+            states[role] = States(labels, row, row_weights(rows), kept, None, head, wanted, at_row)
             offset += len(rows.input_ids)
         return states
 

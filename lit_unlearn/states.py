@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from lit_unlearn.types import IGNORE_INDEX, LOGPS, Ask, Role, Rows, Scores
+from lit_unlearn.types import IGNORE_INDEX, Ask, Role, Rows, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +27,30 @@ class States:
     """[N] float32."""
     head: Callable[[Tensor], Tensor] | None = None
     """hidden [n, D] -> logits [n, V]."""
+    layers: Mapping[int, Tensor] = field(default_factory=dict)
+    """[M, D] outputs of decoder blocks at the labelled positions."""
+    layer_row: Tensor | None = None
+    """[M] ascending."""
 
     def slice(self, first: int, last: int) -> States:
         """Rows first..last-1."""
-        begin, end = torch.searchsorted(self.row, torch.tensor([first, last], device=self.row.device)).tolist()
-        cut = lambda tensor: None if tensor is None else tensor[begin:end]  # noqa: E731
+        kept = _between(self.row, first, last)
+        layered = slice(0, 0) if self.layer_row is None else _between(self.layer_row, first, last)
         return States(
-            self.labels[begin:end],
-            self.row[begin:end] - first,
+            self.labels[kept],
+            self.row[kept] - first,
             self.row_weight[first:last],
-            cut(self.hidden),
-            cut(self.logps),
+            None if self.hidden is None else self.hidden[kept],
+            None if self.logps is None else self.logps[kept],
             self.head,
+            {layer: hidden[layered] for layer, hidden in self.layers.items()},
+            None if self.layer_row is None else self.layer_row[layered] - first,
         )
+
+
+def _between(row: Tensor, first: int, last: int) -> slice:
+    """Positions whose row lies in [first, last), of ascending rows."""
+    return slice(*torch.searchsorted(row, torch.tensor([first, last], device=row.device)).tolist())
 
 
 StatesByRole = Mapping[Role, States]
@@ -54,6 +65,12 @@ def kept_positions(rows: Rows, attended: bool) -> tuple[Tensor, Tensor, Tensor]:
     return row, position, following[row, position]
 
 
+def no_positions(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a role whose log-probs nobody wants."""
+    nothing = rows.labels.new_zeros(0)
+    return nothing, nothing, nothing
+
+
 def known_states(rows: Rows) -> States:
     """The reference's answer log-probs that travel with the rows, in the engine's order of positions."""
     assert rows.reference_logps is not None
@@ -65,14 +82,16 @@ def scores_of(states: States, ask: Ask) -> Scores:
     """Head and log-softmax statistics of one slice, in float32."""
     mask, labels = states.labels != IGNORE_INDEX, states.labels.clamp(min=0)
     common = (mask, labels, states.row, states.row_weight)
-    if states.hidden is None or states.head is None:
-        assert states.logps is not None
-        assert ask == LOGPS
-        return Scores(states.logps, *common)
+    extras = {f"hidden_{layer}": states.layers[layer] for layer in ask.hidden_layers}
+    if states.layer_row is not None:
+        extras["hidden_row"] = states.layer_row
+    if states.head is None:  # log-probs known already, or not wanted
+        logps = torch.zeros_like(labels, dtype=torch.float32) if states.logps is None else states.logps
+        return Scores(logps, *common, extras)
+    assert states.hidden is not None
     logits = states.head(states.hidden).float()  # [n, V]
     log_z = logits.logsumexp(-1)  # [n]
     logps = torch.where(mask, logits.gather(-1, labels[:, None]).squeeze(-1) - log_z, 0.0)
-    extras = {}
     if ask.top_k:
         values, ids = logits.topk(min(ask.top_k, logits.shape[-1]), dim=-1)
         extras |= {"topk_logps": values - log_z[:, None], "topk_ids": ids}

@@ -71,6 +71,10 @@ class Ask:
     """Entropy of the next-token distribution, in nats."""
     attended: bool = False
     """Score every attended position, the prompt's included, instead of the answer's only."""
+    hidden_layers: tuple[int, ...] = ()
+    """Decoder blocks (0-based) whose outputs are wanted at the labelled positions."""
+    logps: bool = True
+    """False: no log-probs; where no term wants any, the forward stops at the last hidden layer asked for."""
 
     def __or__(self, other: Ask) -> Ask:
         return Ask(
@@ -78,10 +82,13 @@ class Ask:
             self.logits or other.logits,
             self.entropy or other.entropy,
             self.attended or other.attended,
+            tuple(sorted({*self.hidden_layers, *other.hidden_layers})),
+            self.logps or other.logps,
         )
 
 
 LOGPS = Ask()
+_NOTHING = Ask(logps=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ class Needs:
 
 
 def _union(left: Mapping[Role, Ask], right: Mapping[Role, Ask]) -> dict[Role, Ask]:
-    return {role: left.get(role, LOGPS) | right.get(role, LOGPS) for role in {**left, **right}}
+    return {role: left.get(role, _NOTHING) | right.get(role, _NOTHING) for role in {**left, **right}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,13 @@ class Scores:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
+    def answer_index(self) -> Tensor:
+        """[N] int64, 0 for the first labelled token of each answer, 1 for the next; meaningless off ``mask``."""
+        seen = self.mask.long().cumsum(0) - self.mask.long()  # labelled positions before this one, in all rows
+        first = seen.new_full((len(self.row_weight),), len(seen)).scatter_reduce(0, self.row, seen, "amin")
+        return seen - first[self.row]
+
+    @property
     def sequence_logps(self) -> Tensor:
         """[B] log-prob of each whole answer."""
         return self.sequence_sum(self.logps)
@@ -126,9 +140,9 @@ class Scores:
         """[B] labelled tokens of each row, float32."""
         return self.sequence_sum(self.mask.float())
 
-    def sequence_sum(self, values: Tensor) -> Tensor:
-        """Sum [N] values over the positions of each row -> [B]."""
-        return values.new_zeros(len(self.row_weight)).index_add(0, self.row, values)
+    def sequence_sum(self, values: Tensor, row: Tensor | None = None) -> Tensor:
+        """Sum [N] values over the positions of each row -> [B]; ``row`` names the rows of other positions."""
+        return values.new_zeros(len(self.row_weight)).index_add(0, self.row if row is None else row, values)
 
     def topk(self, k: int) -> tuple[Tensor, Tensor]:
         """([N, k] log-probs, [N, k] token ids), most likely first; k above the vocabulary gives all of it."""
@@ -141,6 +155,15 @@ class Scores:
     @property
     def entropy(self) -> Tensor:
         return self._extra("entropy", "entropy=True")
+
+    def hidden(self, layer: int) -> Tensor:
+        """[M, D] outputs of a decoder block at the M labelled positions themselves (not those that predict them)."""
+        return self._extra(f"hidden_{layer}", f"hidden_layers=({layer},)")
+
+    @property
+    def hidden_row(self) -> Tensor:
+        """[M] row of each hidden state."""
+        return self._extra("hidden_row", "hidden_layers=...")
 
     def _extra(self, name: str, ask: str) -> Tensor:
         if name not in self.extras:
@@ -172,22 +195,31 @@ class Loss:
 
     @classmethod
     def per_token(
-        cls, values: Tensor, scores: Scores, reduction: Reduction, over: Tensor | None = None, **stats: Tensor
+        cls,
+        values: Tensor,
+        scores: Scores,
+        reduction: Reduction,
+        over: Tensor | None = None,
+        row: Tensor | None = None,
+        **stats: Tensor,
     ) -> Loss:
         """Reduce [N] token values over the positions where ``over`` (default: the labelled ones) is True.
 
+        ``row`` [M] names the rows of values at other positions than the scores' own, e.g. ``scores.hidden_row``;
+        all of them count unless ``over`` says otherwise.
         ``seq_mean``: mean over a row's positions, then over rows. ``seq_sum``: sum over the positions, mean over
         rows. ``token_mean``: mean over all positions of all rows, so longer answers weigh more.
         ``stats`` are [N] too and are averaged over each row's positions.
         """
-        over = scores.mask if over is None else over
-        counts = scores.sequence_sum(over.float())  # [B]
+        if over is None:
+            over = scores.mask if row is None else torch.ones_like(row, dtype=torch.bool)
+        counts = scores.sequence_sum(over.float(), row)  # [B]
         safe = counts.clamp(min=1.0)
-        sums = scores.sequence_sum(torch.where(over, values, 0.0))  # [B]
+        sums = scores.sequence_sum(torch.where(over, values, 0.0), row)  # [B]
         row_values = sums if reduction == "seq_sum" else sums / safe
         weights = scores.row_weight * (counts if reduction == "token_mean" else (counts > 0).float())
         row_stats = {
-            name: scores.sequence_sum(torch.where(over, stat.detach(), 0.0)) / safe for name, stat in stats.items()
+            name: scores.sequence_sum(torch.where(over, stat.detach(), 0.0), row) / safe for name, stat in stats.items()
         }
         return cls(row_values, weights, row_stats)
 

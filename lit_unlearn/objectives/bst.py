@@ -32,6 +32,11 @@ class BST:
     ``guard``."""
     entropy_weight: float = 0.0
     """mu, weight of an extra ``-lambda mu H(q)`` with gradient: pushes the belief apart. 0: the paper."""
+    nucleus: float | None = None
+    """Top-p beliefs: of the k tokens keep the smallest set with at least this share of the policy's mass; null: all
+    k. Keeps the belief signal alive where the policy is sure of itself; give a generous k."""
+    normalize: bool = False
+    """Divide the loss by 1 - lambda, so that lambda sets the ratio of belief to target and not the learning rate."""
     guard: bool = True
     """Leave the belief out on tokens where it would raise the target, i.e. where t_y < pi_y."""
 
@@ -43,6 +48,10 @@ class BST:
                 f"k={self.k} must be at least 1, temperature={self.temperature} above 0, "
                 f"entropy_weight={self.entropy_weight} not negative"
             )
+        if self.nucleus is not None and not 0 < self.nucleus <= 1:
+            raise ValueError(f"nucleus={self.nucleus} must lie in (0, 1], or be null")
+        if self.normalize and self.mix == 1:
+            raise ValueError("normalize=true divides by 1 - mix, which is 0")
         if not self.stop_gradient and self.entropy_weight:
             raise ValueError("stop_gradient=false already adds the entropy of q; set entropy_weight=0")
 
@@ -52,18 +61,31 @@ class BST:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
+        values, stats = self.token_values(scores)
+        return Loss.per_token(values, scores, self.reduction, logp=scores.logps, **stats)
+
+    def token_values(self, scores: Scores) -> tuple[Tensor, dict[str, Tensor]]:
+        """([N] ``<t, log pi>``, [N] statistics)."""
         topk_logps, topk_ids = scores.topk(self.k)  # [N, K]
-        log_belief = (topk_logps / self.temperature).log_softmax(-1)  # [N, K]
+        inside = self._inside(topk_logps)  # [N, K]
+        scaled = torch.where(inside, topk_logps / self.temperature, -torch.inf)
+        log_belief = scaled - scaled.logsumexp(-1, keepdim=True)  # [N, K]
         belief = log_belief.exp()
         detached = belief.detach()
         suppression = ((detached if self.stop_gradient else belief) * topk_logps).sum(-1)  # [N] <q, log pi>
-        entropy = -(belief * log_belief).sum(-1)  # [N]
+        entropy = -(belief * torch.where(inside, log_belief, 0.0)).sum(-1)  # [N]
         mix = self._guarded_mix(scores, detached, topk_ids)  # [N]
         values = (1 - mix) * scores.logps + mix * (suppression - self.entropy_weight * entropy)
-        mass = topk_logps.logsumexp(-1).exp()
-        return Loss.per_token(
-            values, scores, self.reduction, logp=scores.logps, belief_mass=mass, guarded=(mix != self.mix).float()
-        )
+        mass = torch.where(inside, topk_logps.exp(), 0.0).sum(-1)
+        stats = {"belief_mass": mass, "guarded": (mix != self.mix).float()}
+        return (values / (1 - self.mix) if self.normalize else values), stats
+
+    def _inside(self, topk_logps: Tensor) -> Tensor:
+        """[N, K] bool, the tokens of the belief set; the most likely one always is."""
+        if self.nucleus is None:
+            return torch.ones_like(topk_logps, dtype=torch.bool)
+        probabilities = topk_logps.detach().exp()
+        return probabilities.cumsum(-1) - probabilities < self.nucleus
 
     def _guarded_mix(self, scores: Scores, belief: Tensor, topk_ids: Tensor) -> Tensor:
         """[N] lambda, or 0 where the soft target's share of y is below the policy's: there y would go up."""

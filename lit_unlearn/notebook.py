@@ -1,0 +1,59 @@
+"""One training loss without a trainer, for notebooks and checks: the same code path as training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from lit_unlearn.config import terms_from
+from lit_unlearn.errors import UserError
+from lit_unlearn.parallel import global_mean
+from lit_unlearn.reference import reference_states
+from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.types import Role, Rows, union_of_needs
+
+
+def step_loss(
+    policy: PreTrainedModel,
+    reference: PreTrainedModel | None,
+    batch: Mapping[str, Mapping[str, Tensor]],
+    terms: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The weighted sum of the terms on one batch.
+
+    Args:
+        policy: a Hugging Face causal LM.
+        reference: its frozen start; None where no term reads it.
+        batch: role -> ``{input_ids, attention_mask, labels}``, each [B, T]; labels are not shifted, -100 on prompt
+            and padding. ``forget`` and ``alternate`` pair row by row.
+        terms: as YAML has them: name -> ``{weight, objective: {name, ...}}``.
+
+    Returns:
+        ``{"loss": scalar with gradient, "terms": {name: float}}``; the terms' values are unweighted.
+
+    Raises:
+        UserError: an unknown objective or field, a role that is missing, a reference that is needed and not given.
+    """
+    built = terms_from(terms)
+    needs = union_of_needs(built)
+    rows = {Role(role): _rows(tensors) for role, tensors in batch.items()}
+    missing = sorted(role for role in {*needs.policy, *needs.reference} if role not in rows)
+    if missing:
+        raise UserError(f"the terms read the roles {', '.join(missing)}, which the batch does not hold")
+    if needs.reference and reference is None:
+        raise UserError(f"the terms read the reference on {', '.join(sorted(needs.reference))}; give one")
+    start = None if reference is None else ScoringEngine(reference)
+    sums = ScoringEngine(policy)(rows, built, reference_states(rows, needs.reference, start))
+    means = {name: global_mean(total.value, total.weight) for name, total in sums.items()}
+    loss = torch.stack([built[name].weight * mean for name, (mean, _) in means.items()]).sum()
+    return {"loss": loss, "terms": {name: value.item() for name, (_, value) in means.items()}}
+
+
+def _rows(tensors: Mapping[str, Tensor]) -> Rows:
+    labels = tensors["labels"]
+    ids = torch.arange(len(labels), device=labels.device)
+    return Rows(tensors["input_ids"], tensors["attention_mask"], labels, ids)

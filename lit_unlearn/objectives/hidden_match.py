@@ -1,0 +1,24 @@
+"""RMU's retain term: stay where the reference's hidden states are (https://arxiv.org/abs/2403.03218)."""
+
+from dataclasses import dataclass
+
+from lit_unlearn.types import Ask, Loss, Needs, Role, ScoresByRole
+
+
+@dataclass(frozen=True)
+class HiddenMatch:
+    r"""``mean_d (h - h_ref)^2`` at the answer's tokens, mean over each answer; h the output of one decoder block."""
+
+    role: Role = Role.retain
+    layer: int = 7
+    """Decoder block, counted from 0; RMU's own."""
+
+    @property
+    def needs(self) -> Needs:
+        ask = {self.role: Ask(hidden_layers=(self.layer,), logps=False)}
+        return Needs(policy=ask, reference=ask)
+
+    def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
+        scores = policy[self.role]
+        difference = scores.hidden(self.layer).float() - reference[self.role].hidden(self.layer).float()  # [M, D]
+        return Loss.per_token((difference**2).mean(-1), scores, "seq_mean", row=scores.hidden_row)

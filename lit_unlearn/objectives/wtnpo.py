@@ -1,0 +1,18 @@
+"""WTNPO: TNPO's weight times WGA's (Wang et al., ICLR 2025, https://arxiv.org/abs/2502.19301)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lit_unlearn.objectives.tnpo import TNPO
+
+
+@dataclass(frozen=True)
+class WTNPO(TNPO):
+    r"""``sg[w_i] log p_i`` with ``w_i = 2 p_i^(beta + alpha) / (p_i^beta + o_i^beta)``."""
+
+    alpha: float = 1.5
+    """WGA's exponent, on top of TNPO's weight."""
+
+    def weight(self, logps: Tensor, reference_logps: Tensor) -> Tensor:
+        return super().weight(logps, reference_logps) * (self.alpha * logps).exp()
