@@ -66,6 +66,8 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     beliefs: BeliefConfig | None = None
     """Null: the defaults, where a term reads beliefs."""
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Callbacks that move weights or gradients during training: name in ``callbacks.SCHEDULES`` -> its fields."""
     squeeze: SqueezeConfig | None = None
     """Null: no squeezing probe."""
     finetune: FinetuneConfig | None = None
@@ -113,10 +115,8 @@ def build_terms(config: Config) -> Terms:
 
 def terms_from(written: Mapping[str, Mapping[str, Any]]) -> Terms:
     """The objects behind a ``terms`` mapping as YAML writes it."""
-    nodes = {
-        name: build({"name": "term", **term}, {"term": TermConfig}, f"terms.{name}") for name, term in written.items()
-    }
-    return _terms(nodes)
+    kinds = {"term": TermConfig}
+    return _terms({name: build({"name": "term", **node}, kinds, f"terms.{name}") for name, node in written.items()})
 
 
 def _terms(nodes: Mapping[str, TermConfig]) -> Terms:

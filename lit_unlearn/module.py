@@ -23,6 +23,8 @@ class UnlearnModule(L.LightningModule):
         super().__init__()
         self.engine = engine.train()
         self.terms, self.optim = dict(terms), optim
+        self.weights = {name: term.weight for name, term in terms.items()}
+        """Of the terms, as they stand now; schedules move them."""
         self.needs = union_of_needs(terms)
         self.reference = None if reference is None else reference.eval().requires_grad_(False)
         self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
@@ -35,13 +37,11 @@ class UnlearnModule(L.LightningModule):
         logged: dict[str, Tensor] = {}
         for name, term_sum in sums.items():
             loss, logged[f"train/{name}_loss"] = global_mean(term_sum.value, term_sum.weight)
-            total = total + self.terms[name].weight * loss
+            total = total + self.weights[name] * loss
             weight = all_reduce_sum(term_sum.weight).clamp(min=1e-12)
             logged |= {f"train/{name}_{key}": all_reduce_sum(stat) / weight for key, stat in term_sum.stats.items()}
         self._refuse_non_finite(logged, batch)
-        logged["train/loss"] = torch.stack(
-            [self.terms[name].weight * logged[f"train/{name}_loss"] for name in sums]
-        ).sum()
+        logged["train/loss"] = torch.stack([self.weights[name] * logged[f"train/{name}_loss"] for name in sums]).sum()
         self.log_dict(logged, prog_bar=False, batch_size=1)
         self.log("loss", logged["train/loss"], prog_bar=True, logger=False, batch_size=1)
         return total
