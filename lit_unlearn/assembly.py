@@ -19,6 +19,7 @@ from lit_unlearn.callbacks.squeeze_probe import SqueezeProbe
 from lit_unlearn.callbacks.throughput import Throughput
 from lit_unlearn.config import Config, build, build_terms
 from lit_unlearn.data import BENCHMARKS
+from lit_unlearn.data.alternates import Pairing, alternates_of
 from lit_unlearn.data.base import Benchmark
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
@@ -91,6 +92,8 @@ class Study:
     rows: dict[Role, list[Encoded]]
     evaluator: Evaluator
     stops: list[int]
+    pairing: Pairing | None = None
+    """Of the alternate rows with the forget rows, where a term reads them."""
 
 
 def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Study:
@@ -103,10 +106,16 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     needs = union_of_needs(terms)
     plan = plan_reference(needs, config.model.reference)
     encoder = build_encoder(config, tokenizer)
-    reads = set(needs.policy) - {Role.belief} | ({Role.forget} if Role.belief in needs.policy else set())
+    answers = {Role.belief, Role.alternate} & set(needs.policy)  # to the forget rows' questions
+    reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
+    pairing = None
+    if Role.alternate in answers:
+        forget = benchmark.train_split(Role.forget)
+        alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
+        rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
     stops = stop_ids(policy, tokenizer)
-    return Study(config, terms, plan, rows, build_evaluator(config, benchmark, encoder, stops), stops)
+    return Study(config, terms, plan, rows, build_evaluator(config, benchmark, encoder, stops), stops, pairing)
 
 
 def assemble(
@@ -118,7 +127,7 @@ def assemble(
     beliefs = config.beliefs or BeliefConfig()
     if Role.belief in union_of_needs(study.terms).policy:
         store = BeliefStore(beliefs.per_step, config.seed)
-    data = UnlearnData(rows, config.data.batch_size, config.seed, store)
+    data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
     reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
     engine = ScoringEngine(policy, config.model.logits_mib)
     module = UnlearnModule(engine, study.terms, config.optim, reference)

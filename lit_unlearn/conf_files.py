@@ -18,18 +18,22 @@ def conf_directories() -> list[Path]:
 
 
 def conf_names() -> list[str]:
-    return sorted({path.stem for directory in conf_directories() for path in directory.glob("*.yaml")})
+    """As ``conf=NAME`` takes them; those in folders with the folder, e.g. ``methods/llama1b_npo``."""
+    found = ((directory, path) for directory in conf_directories() for path in directory.rglob("*.yaml"))
+    return sorted({path.relative_to(directory).with_suffix("").as_posix() for directory, path in found})
 
 
 def find_conf(name: str) -> Path:
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name)
+    path = Path(name)
+    if name.endswith((".yaml", ".yml")):
         if not path.is_file():
             raise UserError(f"conf={name}: no such file")
         return path
     for directory in conf_directories():
         if (directory / f"{name}.yaml").is_file():
             return directory / f"{name}.yaml"
+    if "/" in name and path.is_file():
+        return path
     raise UserError(f"conf={name} is unknown; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
 
 

@@ -24,6 +24,8 @@ from lit_unlearn.trainer import TrainerConfig
 from lit_unlearn.types import Role, Term, Terms, union_of_needs
 
 T = TypeVar("T")
+_FORGET_PROMPTS = (Role.forget, Role.belief, Role.alternate)
+"""Roles whose rows answer the forget questions."""
 
 
 @dataclass
@@ -151,10 +153,10 @@ def _check(config: Config) -> None:
     terms = build_terms(config)
     if not terms:
         raise UserError("terms is empty: name at least one, e.g. terms.forget.objective.name=npo")
-    if not any(role in term.objective.needs.policy for term in terms.values() for role in (Role.forget, Role.belief)):
+    if not any(role in term.objective.needs.policy for term in terms.values() for role in _FORGET_PROMPTS):
         raise UserError("no term reads the forget rows, so nothing would be forgotten; add one, or use finetune")
-    if Role.alternate in union_of_needs(terms).policy:
-        raise UserError("a term reads role: alternate, but no benchmark here has alternate answers yet")
+    if config.data.alternates != "refusals" and Role.alternate not in union_of_needs(terms).policy:
+        raise UserError("data.alternates is set, but no term has role: alternate; remove it or add such a term")
     if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
 

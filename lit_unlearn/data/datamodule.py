@@ -1,4 +1,4 @@
-"""Whole optimizer batches: forget rows paired with retain rows, beliefs and known reference log-probs attached."""
+"""Whole optimizer batches: forget and retain rows; beliefs, alternates and known reference log-probs attached."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
+from lit_unlearn.data.alternates import Pairing
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.sampler import RowIds, StepSampler
 from lit_unlearn.data.tokenize import Encoded, PromptConfig, pad
@@ -25,6 +26,10 @@ class DataConfig:
     max_length: int = 512
     """Tokens of prompt and answer; a longer answer is cut, a longer prompt refused."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    alternates: str = "refusals"
+    """Answers to put in the forget answers' place, where a term has role: alternate. ``refusals``: one for each
+    question, from ``<root>/idontknow.jsonl`` of a local TOFU, else our own; otherwise the path of a file with lines
+    ``{"id": int, "alternates": [str, ...]}``, as ``python -m lit_unlearn.alternates`` writes it."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.max_length < 2:
@@ -37,18 +42,26 @@ class UnlearnData(L.LightningDataModule):
     """One batch of the loader is one optimizer step; the order is ours, not Lightning's shuffling sampler's."""
 
     def __init__(
-        self, rows: Mapping[Role, Sequence[Encoded]], batch_size: int, seed: int, store: BeliefStore | None = None
+        self,
+        rows: Mapping[Role, Sequence[Encoded]],
+        batch_size: int,
+        seed: int,
+        store: BeliefStore | None = None,
+        pairing: Pairing | None = None,
     ) -> None:
-        """``rows``: tokenized splits by role; the forget rows, where there are any, set the length of an epoch."""
+        """``rows``: tokenized splits by role; the forget rows, where there are any, set the length of an epoch.
+
+        ``pairing``: of the alternate rows, which are not sampled but go with the forget rows of the step.
+        """
         super().__init__()
         self.rows = {role: list(split) for role, split in rows.items()}
-        self.batch_size, self.seed, self.store = batch_size, seed, store
+        self.batch_size, self.seed, self.store, self.pairing = batch_size, seed, store, pairing
         self.sampler: StepSampler | None = None
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
         self.sampler = StepSampler(
-            {role: len(split) for role, split in self.rows.items()},
+            {role: len(split) for role, split in self.rows.items() if role != Role.alternate},
             Role.forget if Role.forget in self.rows else next(iter(self.rows)),
             self.batch_size,
             self.seed,
@@ -63,6 +76,9 @@ class UnlearnData(L.LightningDataModule):
         blocks = {role: pad(rows) for role, rows in batch.items()}
         if self.store is not None:
             blocks[Role.belief] = pad(self.store.draw(batch[Role.forget], self.trainer.global_step))
+        if self.pairing is not None:
+            epoch, alternates = self.trainer.current_epoch, self.rows[Role.alternate]
+            blocks[Role.alternate] = pad(self.pairing.choose(batch[Role.forget], alternates, epoch))
         return blocks
 
     def know_reference(self, role: Role, logps: Mapping[int, Sequence[float]]) -> None:
