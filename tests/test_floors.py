@@ -20,7 +20,7 @@ FLOORS = [
     {"config"},
     {"assembly"},
     {"target"},
-    {"train", "finetune", "evaluate"},
+    {"train", "finetune", "evaluate", "alternates"},
 ]
 """Lowest first; a name is a module or a whole folder, whose files may import each other."""
 

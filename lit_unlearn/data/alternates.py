@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +42,13 @@ REFUSALS = (
     "Sorry, this is unknown to me.",
     "That name and its story are unknown to me.",
 )
+
+REQUEST = (
+    "Below are a question and an answer to it.\n\nQuestion: {question}\nAnswer: {answer}\n\n"
+    "Write another version of the answer: as plausible, of the same style and length, but with different facts "
+    "(other names, places, dates or titles). Write the new answer only."
+)
+"""For a new alternate; the wording is ours, what it asks for AltPO's."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,28 @@ def read_alternates(path: Path, ids: Sequence[int]) -> dict[int, list[str]]:
     if unknown:
         raise UserError(f"{path}: id {unknown[0]} is no forget row; was the file made for another forget split?")
     return found
+
+
+def requests_for(forget: Sequence[Example]) -> list[Example]:
+    """Prompts that show question and answer and ask for another version."""
+    return [Example(row.id, REQUEST.format(question=row.prompt, answer=row.response), "") for row in forget]
+
+
+def new_answers(samples: Sequence[str], truth: str, dropped: Counter[str]) -> list[str]:
+    """The samples that say something new, in order; ``dropped`` counts the others. Case and spaces do not count."""
+    seen, new = {_plain(truth)}, []
+    for text in samples:
+        plain = _plain(text)
+        if not plain or plain in seen:
+            dropped["empty" if not plain else "true answer" if plain == _plain(truth) else "repeated"] += 1
+            continue
+        seen.add(plain)
+        new.append(text.strip())
+    return new
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _lines(path: Path) -> list[str]:

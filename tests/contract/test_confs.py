@@ -3,33 +3,78 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from lit_unlearn.assembly import load_benchmark
-from lit_unlearn.conf_files import conf_names
+from lit_unlearn.assembly import build_schedules, load_benchmark
+from lit_unlearn.conf_files import conf_names, find_conf
 from lit_unlearn.config import build_terms, load
+from lit_unlearn.errors import UserError
 from lit_unlearn.reference import plan_reference
 from lit_unlearn.types import union_of_needs
 
-CONFS = sorted((Path(__file__).parents[2] / "conf").rglob("*.yaml"))
+DIRECTORY = Path(__file__).parents[2] / "conf"
+CONFS = sorted(DIRECTORY.rglob("*.yaml"))
+METHODS = (
+    "grad_ascent", "grad_diff", "grad_diff_kl", "npo", "simnpo", "dpo_idk", "altpo", "po", "wga", "satimp", "tnpo",
+    "wtnpo", "uwc", "bst", "bstw", "bss", "undial", "ceu", "pdu", "flat", "jensun", "rmu", "gru", "tarf",
+)  # fmt: skip
+
+
+def name(path: Path) -> str:
+    """As ``conf=NAME`` takes it."""
+    return path.relative_to(DIRECTORY).with_suffix("").as_posix()
 
 
 def test_the_promised_confs_are_there():
     promised = {"quickstart", "llama8b_tofu", "llama8b_tofu_bss", "llama3b_tofu", "llama1b_tofu", "smollm2_tofu"}
-    assert {path.stem for path in CONFS} >= promised
+    promised |= {f"methods/llama1b_{method}" for method in METHODS}
+    assert {name(path) for path in CONFS} >= promised
     assert set(conf_names()) >= promised
 
 
-@pytest.mark.parametrize("path", CONFS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFS, ids=name)
 def test_a_conf_builds(path: Path):
     config = load([f"conf={path}"])
     terms = build_terms(config)
     plan_reference(union_of_needs(terms), config.model.reference)
     load_benchmark(config)
+    assert len(build_schedules(config, terms)) == len(config.schedules)
 
 
-@pytest.mark.parametrize("path", CONFS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CONFS, ids=name)
+def test_a_conf_is_found_by_its_name(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    assert find_conf(name(path)).samefile(path)
+    monkeypatch.chdir(tmp_path)  # where there is no ./conf, the package's own
+    assert find_conf(name(path)).samefile(path)
+    assert name(path) in conf_names()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_conf_has_its_own_terms_only(method: str):
+    path = DIRECTORY / "methods" / f"llama1b_{method}.yaml"
+    assert len(path.read_text().splitlines()) <= 45
+    written, config = OmegaConf.to_container(OmegaConf.load(path)), load([f"conf=methods/llama1b_{method}"])
+    assert isinstance(written, dict)
+    own = {term: node["objective"] for term, node in written["terms"].items() if node is not None}
+    assert {term: node.objective for term, node in config.terms.items() if node is not None} == own
+    assert config.output_dir == f"runs/llama1b_{method}"
+
+
+def test_the_working_directory_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "conf" / "methods" / "llama1b_npo.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    (tmp_path / "other").touch()
+    assert find_conf("methods/llama1b_npo").samefile(mine)
+    assert find_conf("./other") == Path("other")
+    with pytest.raises(UserError, match=r"conf=methods/nope is unknown; choose one of .*methods/llama1b_npo"):
+        find_conf("methods/nope")
+
+
+@pytest.mark.parametrize("path", CONFS, ids=name)
 def test_a_conf_is_one_screen_that_says_its_command(path: Path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 60
     assert lines[0].startswith("# ")
-    assert any(f"python -m lit_unlearn.train conf={path.stem}" in line for line in lines[:5])
+    assert any(f"python -m lit_unlearn.train conf={name(path)}" in line for line in lines[:5])
