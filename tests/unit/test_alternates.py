@@ -9,6 +9,7 @@ import pytest
 
 from lit_unlearn.alternates import _number
 from lit_unlearn.callbacks.reference_cache import ReferenceCache, answer_logps
+from lit_unlearn.config import load
 from lit_unlearn.data.alternates import REFUSALS, Pairing, alternates_of, new_answers, read_alternates, refusals_of
 from lit_unlearn.data.authors import Authors
 from lit_unlearn.data.base import Example
@@ -26,7 +27,7 @@ FORGET = [Example(id, f"question {id}?", f"answer {id}") for id in range(40)]
 
 
 def write(path: Path, *lines: object) -> Path:
-    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line, ensure_ascii=False)) + "\n" for line in lines))
     return path
 
 
@@ -142,11 +143,19 @@ def test_dpo_pairs_by_id_with_the_reference_of_the_very_alternate(make_model, ma
 
     cache = ReferenceCache(data, frozenset({Role.forget, Role.alternate}), 4)
     steps = fit(module, data, [cache, Watch()], max_epochs=2)
+    assert data.sampler is not None
+    assert set(data.sampler.num_rows) == {Role.forget}  # alternates are not sampled on their own
     assert steps[0]["train/forget_loss"] == pytest.approx(2 / 0.1 * 0.6931472, rel=1e-3)  # the policy is the reference
     assert steps[-1]["train/forget_loss"] < steps[0]["train/forget_loss"]
     assert sorted((epoch, id) for epoch, id, _ in seen) == [(epoch, row.id) for epoch in range(2) for row in forget]
     by_id = {id: [found for _, other, found in seen if other == id] for id in positions}
     assert all(len(set(found)) == (1 if id % 2 else 2) for id, found in by_id.items())
+
+
+def test_alternates_that_nothing_reads_are_refused():
+    assert load(["conf=quickstart", "terms.forget.objective.name=idk_nll", "data.alternates=a.jsonl"])
+    with pytest.raises(UserError, match=r"data\.alternates is set, but no term has role: alternate"):
+        load(["conf=quickstart", "data.alternates=a.jsonl"])
 
 
 def test_only_new_answers_are_kept_and_the_others_counted():
