@@ -12,9 +12,11 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_unlearn.callbacks import SCHEDULES
 from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
 from lit_unlearn.callbacks.evaluation import Evaluation
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
+from lit_unlearn.callbacks.schedule import Schedule
 from lit_unlearn.callbacks.squeeze_probe import SqueezeProbe
 from lit_unlearn.callbacks.throughput import Throughput
 from lit_unlearn.config import Config, build, build_terms
@@ -25,6 +27,7 @@ from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded, Encoder
 from lit_unlearn.environment import environment
+from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation import METRICS
 from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
@@ -63,6 +66,27 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, stop
     return evaluator
 
 
+def build_schedules(config: Config, terms: Terms) -> list[Schedule]:
+    """The callbacks behind ``config.schedules``.
+
+    Raises:
+        UserError: one names a term or role this run does not have, would do nothing, or moves what another moves.
+    """
+    schedules: dict[str, Schedule] = {}
+    for name, fields in config.schedules.items():
+        schedule = build({"name": name, **fields}, SCHEDULES, f"schedules.{name}")
+        if not isinstance(schedule, Schedule):
+            raise UserError(f"schedules.{name} must be a lit_unlearn.callbacks.schedule.Schedule")
+        try:
+            schedule.check(terms, config.trainer.max_epochs)
+        except ValueError as error:
+            raise UserError(f"schedules.{name}: {error}") from error
+        if schedule.moves in schedules:
+            raise UserError(f"schedules.{name}: another schedule already moves {schedule.moves}; keep one of them")
+        schedules[schedule.moves] = schedule
+    return list(schedules.values())
+
+
 def retain_model_loader(config: Config, path: str | None):
     """A function that loads the retain model's engine, or None where none is named."""
     if path is None:
@@ -92,6 +116,7 @@ class Study:
     rows: dict[Role, list[Encoded]]
     evaluator: Evaluator
     stops: list[int]
+    schedules: list[Schedule]
     pairing: Pairing | None = None
     """Of the alternate rows with the forget rows, where a term reads them."""
 
@@ -103,6 +128,7 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         UserError: a fault in the data, or terms that do not go with the config.
     """
     terms = build_terms(config)
+    schedules = build_schedules(config, terms)
     needs = union_of_needs(terms)
     plan = plan_reference(needs, config.model.reference)
     encoder = build_encoder(config, tokenizer)
@@ -115,7 +141,8 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
     stops = stop_ids(policy, tokenizer)
-    return Study(config, terms, plan, rows, build_evaluator(config, benchmark, encoder, stops), stops, pairing)
+    evaluator = build_evaluator(config, benchmark, encoder, stops)
+    return Study(config, terms, plan, rows, evaluator, stops, schedules, pairing)
 
 
 def assemble(
@@ -141,4 +168,4 @@ def assemble(
         callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stops, config.seed))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed))
-    return module, data, callbacks, evaluation
+    return module, data, [*callbacks, *study.schedules], evaluation

@@ -25,6 +25,8 @@ class UnlearnModule(L.LightningModule):
         self.terms, self.optim = dict(terms), optim
         self.weights = {name: term.weight for name, term in terms.items()}
         """Of the terms, as they stand now; schedules move them."""
+        self.last_losses: dict[str, Tensor] = {}
+        """Of the terms, unweighted and differentiable, from the forward to the end of the backward."""
         self.needs = union_of_needs(terms)
         self.reference = None if reference is None else reference.eval().requires_grad_(False)
         self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
@@ -38,6 +40,7 @@ class UnlearnModule(L.LightningModule):
         for name, term_sum in sums.items():
             loss, logged[f"train/{name}_loss"] = global_mean(term_sum.value, term_sum.weight)
             total = total + self.weights[name] * loss
+            self.last_losses[name] = loss
             weight = all_reduce_sum(term_sum.weight).clamp(min=1e-12)
             logged |= {f"train/{name}_{key}": all_reduce_sum(stat) / weight for key, stat in term_sum.stats.items()}
         self._refuse_non_finite(logged, batch)
@@ -45,6 +48,9 @@ class UnlearnModule(L.LightningModule):
         self.log_dict(logged, prog_bar=False, batch_size=1)
         self.log("loss", logged["train/loss"], prog_bar=True, logger=False, batch_size=1)
         return total
+
+    def on_after_backward(self) -> None:
+        self.last_losses = {}  # or their graph would outlive the step
 
     def configure_optimizers(self):
         optimizer = adamw(self.engine.parameters(), self.optim)
