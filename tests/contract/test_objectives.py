@@ -166,8 +166,7 @@ def test_extreme_probabilities(objective, case):
 @every_objective
 def test_bf16_hidden_states(objective, models, make_rows):
     def rounded(states):
-        round_ = lambda tensor: tensor.bfloat16().float()  # noqa: E731
-        head = lambda state: lambda hidden: round_(state.head(round_(hidden)))  # noqa: E731
+        head = lambda state: lambda hidden: state.head(hidden.bfloat16().float()).bfloat16()  # noqa: E731
         return {role: replace(state, head=head(state)) for role, state in states.items()}
 
     exact, low = evaluate(objective, models, make_rows()), evaluate(objective, models, make_rows(), rounded)

@@ -57,7 +57,7 @@ def test_non_finite_loss_names_term_and_rows_and_keeps_the_checkpoint(tmp_path: 
     def poisoned(self: UnlearnModule, batch, batch_idx: int):
         if "retain" in self.terms and self.global_step == 3:
             with torch.no_grad():
-                self.engine.model.get_input_embeddings().weight.fill_(float("inf"))
+                self.engine.model.get_input_embeddings().weight.fill_(float("inf"))  # type: ignore[operator]
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(UnlearnModule, "training_step", poisoned)
