@@ -162,7 +162,7 @@ class Loss:
     weights: Tensor
     """[B] float32, a function of the labels and the row weights only."""
     stats: Mapping[str, Tensor] = field(default_factory=dict)
-    """[B] detached observations, averaged with the same weights and logged as ``train/<term>/<name>``."""
+    """[B] detached observations, averaged with the same weights and logged as ``train/<term>_<name>``."""
 
     @classmethod
     def per_sequence(cls, values: Tensor, scores: Scores, **stats: Tensor) -> Loss:
@@ -178,7 +178,7 @@ class Loss:
 
         ``seq_mean``: mean over a row's positions, then over rows. ``seq_sum``: sum over the positions, mean over
         rows. ``token_mean``: mean over all positions of all rows, so longer answers weigh more.
-        ``stats`` are [N] too and are averaged over each row's positions.
+        ``stats`` are [N] too and are averaged over each row's labelled positions, whatever ``over`` is.
         """
         over = scores.mask if over is None else over
         counts = scores.sequence_sum(over.float())  # [B]
@@ -186,8 +186,10 @@ class Loss:
         sums = scores.sequence_sum(torch.where(over, values, 0.0))  # [B]
         row_values = sums if reduction == "seq_sum" else sums / safe
         weights = scores.row_weight * (counts if reduction == "token_mean" else (counts > 0).float())
+        observed = scores.num_tokens.clamp(min=1.0)  # [B]
         row_stats = {
-            name: scores.sequence_sum(torch.where(over, stat.detach(), 0.0)) / safe for name, stat in stats.items()
+            name: scores.sequence_sum(torch.where(scores.mask, stat.detach(), 0.0)) / observed
+            for name, stat in stats.items()
         }
         return cls(row_values, weights, row_stats)
 
