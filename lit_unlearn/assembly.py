@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -60,9 +61,9 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, stop
     asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
     if config.evaluation.retain_records is not None:
-        evaluator.retain_model = read_records(Path(config.evaluation.retain_records))
+        evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))
     if config.evaluation.retain_model is not None:
-        check_path(config.evaluation.retain_model)
+        check_path(config.evaluation.retain_model, config.model.trust_remote_code)
     return evaluator
 
 
@@ -94,6 +95,7 @@ def retain_model_loader(config: Config, path: str | None):
     return lambda: ScoringEngine(load_pretrained(path, config.model)[0], config.model.logits_mib)
 
 
+@rank_zero_only
 def write_start(run_dir: Path, config: Config) -> None:
     """What was asked for, and where it ran."""
     write_text(run_dir / "config.yaml", OmegaConf.to_yaml(asdict(replace(config, resume=False, overwrite=False))))
@@ -135,6 +137,9 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     answers = {Role.belief, Role.alternate} & set(needs.policy)  # to the forget rows' questions
     reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
+    smallest = min(map(len, rows.values()))
+    if smallest < config.trainer.devices:
+        raise UserError(f"a split has {smallest} rows, too few for trainer.devices={config.trainer.devices}")
     pairing = None
     if Role.alternate in answers:
         forget = benchmark.train_split(Role.forget)

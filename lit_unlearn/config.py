@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,6 +37,10 @@ class TermConfig:
     objective: dict[str, Any]
     """``name`` of an objective and its fields; ``package.module:Class`` loads one from outside."""
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.weight):
+            raise ValueError(f"the weight of a term must be a finite number, not {self.weight}")
 
 
 @dataclass
@@ -84,6 +90,10 @@ class Config:
     debug: bool = False
     """Show tracebacks of user errors."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed={self.seed} must be from 0 to {2**32 - 1}")
+
 
 def load(argv: list[str], run_name: str = "{conf}") -> Config:
     """``conf=NAME`` or ``conf=PATH``, then ``key=value`` overrides; ``run_name`` is the run directory's by default.
@@ -103,6 +113,8 @@ def load(argv: list[str], run_name: str = "{conf}") -> Config:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error, path)) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"an override is not valid YAML: {' '.join(str(error).split())}") from error
     except (ValueError, TypeError) as error:  # a field's own check in __post_init__
         raise UserError(f"{path}: {error}") from error
     assert isinstance(config, Config)
@@ -157,6 +169,12 @@ def _check(config: Config) -> None:
         raise UserError("no term reads the forget rows, so nothing would be forgotten; add one, or use finetune")
     if config.data.alternates != "refusals" and Role.alternate not in union_of_needs(terms).policy:
         raise UserError("data.alternates is set, but no term has role: alternate; remove it or add such a term")
+    sizes = [config.data.batch_size] + ([config.finetune.batch_size] if config.finetune else [])
+    if min(sizes) < config.trainer.devices:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices} cannot share a batch of {min(sizes)} rows; raise "
+            "data.batch_size and finetune.batch_size, or use fewer devices"
+        )
     if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
 
@@ -172,8 +190,8 @@ def _outside(name: str, where: str) -> type:
     module, _, attribute = name.partition(":")
     try:
         kind = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"{where}.name={name}: {error}") from error
+    except Exception as error:  # the user's own file: whatever is wrong with it is theirs to mend
+        raise UserError(f"{where}.name={name}: {type(error).__name__}: {error}") from error
     if not is_dataclass(kind) or not isinstance(kind, type):
         raise UserError(f"{where}.name={name} must be a dataclass, whose fields are its settings")
     return kind

@@ -31,7 +31,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     try:
         main(argv)
     except UserError as error:
-        if "debug=true" in argv:
+        if "debug=true" in map(str.lower, argv):
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

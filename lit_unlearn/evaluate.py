@@ -20,15 +20,18 @@ def main(argv: list[str]) -> None:
     """Write ``records/`` and ``metrics.json`` with ``evaluated`` and, where it is known, ``retain_model``."""
     config = load(argv, run_name="{conf}_evaluation")
     prepare_device(config.trainer)
+    if config.resume:
+        raise UserError("resume=true has no meaning for evaluate; start again with overwrite=true")
     if config.model.path is None:
         raise UserError("model.path is not set: give the directory or the Hub id of the model to evaluate")
     benchmark = load_benchmark(config)
     policy, tokenizer = load_pretrained(config.model.path, config.model)
     evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer), stop_ids(policy, tokenizer))
 
+    run_dir = open_run(config.output_dir, resume=False, overwrite=config.overwrite)
+    write_start(run_dir, config)
     fabric = build_fabric(config.trainer)
     fabric.launch()
-    run_dir = open_run(config.output_dir, resume=False, overwrite=config.overwrite)
     L.seed_everything(config.seed, verbose=False)
     engines = {"evaluated": lambda: ScoringEngine(policy, config.model.logits_mib)}
     load_retain_model = retain_model_loader(config, config.evaluation.retain_model)
@@ -36,14 +39,14 @@ def main(argv: list[str]) -> None:
         engines = {"retain_model": load_retain_model, **engines}
     numbers = {}
     for name, load_engine in engines.items():
-        records = evaluator.ask(load_engine().to(fabric.device), name)
+        with fabric.autocast():
+            records = evaluator.ask(load_engine().to(fabric.device), name)
         if name == "retain_model":
             evaluator.retain_model = records
         numbers[name] = evaluator.report(records)
         if fabric.is_global_zero:
             write_records(run_dir / "records" / name, records)
     if fabric.is_global_zero:
-        write_start(run_dir, config)
         write_json(run_dir / "metrics.json", numbers)
         print(table(numbers))
         print(f"\nwritten: {run_dir}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_unlearn.assembly import corpus, load_benchmark, prepare, write_start
-from lit_unlearn.config import FinetuneConfig, load
+from lit_unlearn.config import load
 from lit_unlearn.console import run
 from lit_unlearn.models import load_model
 from lit_unlearn.outputs import open_run
@@ -15,13 +15,13 @@ def main(argv: list[str]) -> None:
     """Write ``output_dir/target`` and ``output_dir/retain``."""
     config = load(argv, run_name="{conf}_models")
     prepare_device(config.trainer)
-    check_finetune(config)
+    finetune = check_finetune(config)
     benchmark = load_benchmark(config)
     policy, tokenizer = load_model(config.model, corpus(benchmark))
     prepare(config, benchmark, policy, tokenizer)
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
     write_start(run_dir, config)
-    paths = finetune_models(config, config.finetune or FinetuneConfig(), benchmark, run_dir)
+    paths = finetune_models(config, finetune, benchmark, run_dir)
     for kind, path in paths.items():
         print(f"{kind} model: {path}")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     answers: list[tuple[int, ...]] = [()] * len(prompts)
-    with evaluating(model):
+    with evaluating(model), _no_defaults_of_its_own(model):
         for batch in tqdm(batches, desc=title, disable=title is None, leave=False):
             chosen = [prompts[index] for index in batch]
             processors = LogitsProcessorList()
@@ -60,11 +60,6 @@ def generate(
                 input_ids=ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 eos_token_id=list(stop_ids),
                 pad_token_id=stop_ids[0],
                 logits_processor=processors,
@@ -80,15 +75,11 @@ def beam_search(
     model: PreTrainedModel, prompt: Prompt, stop_ids: Sequence[int], max_new_tokens: int, num_beams: int
 ) -> list[tuple[int, ...]]:
     """The ``num_beams`` best continuations of one prompt, best first."""
-    with evaluating(model):
+    with evaluating(model), _no_defaults_of_its_own(model):
         output = model.generate(  # type: ignore[operator]
             input_ids=torch.tensor([prompt.ids], device=model.device),
             attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.int64, device=model.device),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
             num_beams=num_beams,
             num_return_sequences=num_beams,
             eos_token_id=list(stop_ids),
@@ -114,6 +105,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def _no_defaults_of_its_own(model: PreTrainedModel) -> Iterator[None]:
+    """Hub models ship sampling settings, repetition penalties among them, that would change greedy answers too."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 class _Draw(LogitsProcessor):

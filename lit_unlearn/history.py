@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import uuid
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,6 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_unlearn.environment import without_secrets
 from lit_unlearn.errors import UserError
 from lit_unlearn.outputs import write_text
+
+log = logging.getLogger(__name__)
 
 HEADER = ("step", "metric", "value")
 Curves = Mapping[str, Sequence[tuple[int, float]]]
@@ -101,17 +104,35 @@ def wandb_logger(
 ) -> WandbLogger | None:
     """A W&B run under ``run_dir/wandb`` that resumes with the run directory; None when disabled.
 
-    ``auto`` is online if WANDB_API_KEY is set, else offline, which touches no network; ``wandb sync`` uploads later.
+    ``auto`` follows WANDB_MODE where that is set, else it is online if WANDB_API_KEY is set, else offline, which
+    touches no network; ``wandb sync`` uploads later. A server that does not answer makes an ``auto`` run offline.
     The W&B run ends with the process; call ``wandb.finish()`` to start another one in the same process.
-    """
-    if mode == "disabled":
-        return None
-    if find_spec("wandb") is None:
-        raise UserError("wandb is not installed: pip install 'lit_unlearn[wandb]', or set the W&B mode to disabled")
-    import wandb
 
+    Raises:
+        UserError: ``online`` was asked for and W&B cannot be reached.
+    """
+    chosen = mode
     if mode == "auto":
-        mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        chosen = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    if chosen == "disabled":
+        return None
+    logger = _wandb_run(run_dir, project, name, chosen, config)
+    if chosen != "online" or rank_zero_only.rank != 0:
+        return logger
+    try:
+        logger.experiment  # noqa: B018  connects now, not in the middle of the first evaluation
+    except (wandb.Error, OSError) as error:
+        if mode == "online":
+            raise UserError(
+                f"logging.mode=online, but W&B cannot be reached ({type(error).__name__}); use auto"
+            ) from error
+        log.warning("W&B cannot be reached (%s): this run is logged offline", type(error).__name__)
+        wandb.teardown()
+        return _wandb_run(run_dir, project, name, "offline", config)
+    return logger
+
+
+def _wandb_run(run_dir: Path, project: str, name: str, mode: str, config: Mapping[str, Any]) -> WandbLogger:
     return WandbLogger(
         project=project,
         name=name,
@@ -121,7 +142,13 @@ def wandb_logger(
         config=without_secrets(config),
         # Code, command line, host and console may hold what nobody meant to upload; environment.json says what matters.
         settings=wandb.Settings(
-            save_code=False, disable_git=True, disable_code=True, x_disable_meta=True, console="off"
+            save_code=False,
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,
+            console="off",
+            quiet=True,
+            init_timeout=30,
         ),
     )
 
@@ -140,8 +167,6 @@ def _wandb_id(run_dir: Path) -> str | None:
 @rank_zero_only
 def log_squeeze_plot(logger: WandbLogger, history: Curves) -> None:
     """Log the squeezing curves as one line plot, key ``squeeze/curves``; nothing where none was measured."""
-    import wandb
-
     points = {
         label: [(step, value) for step, value in history.get(metric, ()) if math.isfinite(value)]
         for metric, label in SQUEEZE_CURVES.items()

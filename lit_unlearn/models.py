@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     LlamaConfig,
@@ -22,8 +22,6 @@ from transformers import (
 from lit_unlearn.errors import UserError
 from lit_unlearn.smollm2 import smollm2_directory
 from lit_unlearn.tiny import END, PAD, TinyConfig, train_tokenizer
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,7 +71,7 @@ def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedMo
 
 def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved model, whichever ``config.name`` says."""
-    check_path(path)
+    check_path(path, config.trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
@@ -90,12 +88,18 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
     return _prepare(model, config), tokenizer
 
 
-def check_path(path: str) -> None:
-    """Raises UserError for a local path that is no saved model; Hub ids pass."""
+def check_path(path: str, trust_remote_code: bool) -> None:
+    """Raises UserError for a path or Hub id without a readable config; the weights are not touched."""
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise UserError(f"model {path}: the directory holds no config.json; give one written by save_pretrained")
-    if not Path(path).is_dir() and (path.startswith((".", "/", "~")) or path.count("/") > 1):
+    beside_others = "/" in path and Path(path).parent.is_dir()  # runs/typo, not owner/name
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or beside_others
+    if not Path(path).is_dir() and looks_local:
         raise UserError(f"model {path}: no such directory")
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # as in load_pretrained
+        raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -63,8 +63,8 @@ class UnlearnModule(L.LightningModule):
         """Runs before the epoch's checkpoint is written, so that a broken model never replaces a good one."""
         if not all(bool(torch.isfinite(parameter).all()) for parameter in self.engine.parameters()):
             raise NonFiniteLoss(
-                f"a weight is NaN or infinite after step {self.global_step}, epoch {self.current_epoch}; the last "
-                "checkpoint is kept; try a lower optim.lr"
+                f"a weight is NaN or infinite after step {self.global_step}, epoch {self.current_epoch}; a "
+                "checkpoint from before is kept; try a lower optim.lr"
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
@@ -81,6 +81,6 @@ class UnlearnModule(L.LightningModule):
             rows = {role.value: block.example_id.tolist() for role, block in batch.items()}
             raise NonFiniteLoss(
                 f"term '{name}' is {losses[bad[0]].item()} at step {self.global_step}, epoch {self.current_epoch}; "
-                f"rows of this rank: {rows}. The weights have not moved on it and the last checkpoint is kept; "
+                f"rows of this rank: {rows}. The weights have not moved on it and a checkpoint from before is kept; "
                 "try a lower optim.lr or a bounded objective"
             )

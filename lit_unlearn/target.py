@@ -23,12 +23,17 @@ from lit_unlearn.trainer import build_trainer
 from lit_unlearn.types import Role, Term
 
 
-def check_finetune(config: Config) -> None:
-    """Before anything is written.
+def check_finetune(config: Config) -> FinetuneConfig:
+    """The section, checked before anything is written.
 
     Raises:
         UserError: there is no model to start from, or two retain models are named.
     """
+    if config.finetune is None:
+        raise UserError(
+            "this conf has no finetune section: its model.path is a finished target model. Add finetune={...} and set "
+            "model.path to the model that has not seen the data"
+        )
     if config.model.name == "hub" and config.model.path is None:
         raise UserError("finetune needs a model to start from: set model.path, or model.name=tiny or smollm2")
     if config.evaluation.retain_model or config.evaluation.retain_records:
@@ -36,6 +41,7 @@ def check_finetune(config: Config) -> None:
             "finetune makes the retain model itself: remove evaluation.retain_model and retain_records, or set "
             "finetune=null and model.path to a finished target model"
         )
+    return config.finetune
 
 
 def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, directory: Path) -> dict[str, Path]:

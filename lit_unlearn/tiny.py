@@ -26,7 +26,7 @@ class TinyConfig:
     num_heads: int = 4
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads or min(self.num_layers, self.num_heads, self.hidden_size) < 1:
+        if min(self.num_layers, self.num_heads, self.hidden_size) < 1 or self.hidden_size % self.num_heads:
             raise ValueError(
                 f"model.tiny.hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}, "
                 f"num_layers={self.num_layers} at least 1"

@@ -21,6 +21,7 @@ def main(argv: list[str]) -> None:
     if config.finetune:
         check_finetune(config)
     benchmark = load_benchmark(config)
+    L.seed_everything(config.seed, verbose=False)
     policy, tokenizer = load_model(config.model, corpus(benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
 
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> None:
     loggers = build_loggers(config, run_dir)
     trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
+    evaluation.finish(trainer, module)
 
     if trainer.is_global_zero:
         save_model(policy, tokenizer, run_dir / "model")

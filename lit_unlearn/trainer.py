@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -45,6 +46,8 @@ class TrainerConfig:
                 f"trainer.max_epochs={self.max_epochs} must be at least 1, "
                 f"trainer.max_steps={self.max_steps} at least 1, or -1 for no limit"
             )
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise ValueError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
         if min(self.devices, self.log_every_n_steps, self.num_threads or 1) < 1 or self.checkpoint_every_n_epochs < 0:
             raise ValueError(
                 "trainer: devices, num_threads and log_every_n_steps must be at least 1, "
@@ -63,6 +66,8 @@ def prepare_device(config: TrainerConfig) -> None:
     on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
     if on_gpu and config.devices > torch.cuda.device_count():
         raise UserError(f"trainer.devices={config.devices}, but this machine has {torch.cuda.device_count()} GPUs")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, which Lightning imports, looks and complains
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
 
@@ -104,7 +109,7 @@ def build_trainer(
 def build_fabric(config: TrainerConfig) -> Fabric:
     """Processes and devices without a training loop, for evaluation."""
     strategy = "auto" if config.devices == 1 else FabricDDPStrategy(process_group_backend=_backend(config))
-    return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy)
+    return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=config.precision)
 
 
 def _strategy(config: TrainerConfig) -> Strategy | str:

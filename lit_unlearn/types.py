@@ -185,7 +185,7 @@ class Loss:
     weights: Tensor
     """[B] float32, a function of the labels and the row weights only."""
     stats: Mapping[str, Tensor] = field(default_factory=dict)
-    """[B] detached observations, averaged with the same weights and logged as ``train/<term>/<name>``."""
+    """[B] detached observations, averaged with the same weights and logged as ``train/<term>_<name>``."""
 
     @classmethod
     def per_sequence(cls, values: Tensor, scores: Scores, **stats: Tensor) -> Loss:
@@ -209,7 +209,8 @@ class Loss:
         all of them count unless ``over`` says otherwise.
         ``seq_mean``: mean over a row's positions, then over rows. ``seq_sum``: sum over the positions, mean over
         rows. ``token_mean``: mean over all positions of all rows, so longer answers weigh more.
-        ``stats`` are [N] too and are averaged over each row's positions.
+        ``stats`` are [N] too and are averaged over each row's labelled positions, whatever ``over`` is (of values at
+        other positions: over those that count).
         """
         if over is None:
             over = scores.mask if row is None else torch.ones_like(row, dtype=torch.bool)
@@ -218,8 +219,11 @@ class Loss:
         sums = scores.sequence_sum(torch.where(over, values, 0.0), row)  # [B]
         row_values = sums if reduction == "seq_sum" else sums / safe
         weights = scores.row_weight * (counts if reduction == "token_mean" else (counts > 0).float())
+        seen = scores.mask if row is None else over
+        observed = scores.sequence_sum(seen.float(), row).clamp(min=1.0)  # [B]
         row_stats = {
-            name: scores.sequence_sum(torch.where(over, stat.detach(), 0.0), row) / safe for name, stat in stats.items()
+            name: scores.sequence_sum(torch.where(seen, stat.detach(), 0.0), row) / observed
+            for name, stat in stats.items()
         }
         return cls(row_values, weights, row_stats)
 

@@ -86,7 +86,8 @@ class BeliefSampler(L.Callback):
         assert isinstance(pl_module, UnlearnModule)
         started = time.monotonic()
         chosen = [self.data.rows[Role.forget][index] for index in indices[rank() :: world_size()]]
-        sampled = gather_by_key(self._sample(pl_module, chosen))
+        with pl_module.trainer.precision_plugin.forward_context():
+            sampled = gather_by_key(self._sample(pl_module, chosen))
         self.store.beliefs |= {id: beliefs for id, (beliefs, _) in sampled.items()}
         self.store.rounds += 1
         kept = [belief for beliefs, _ in sampled.values() for belief in beliefs]

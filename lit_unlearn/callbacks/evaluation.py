@@ -35,10 +35,10 @@ class Evaluation(L.Callback):
         device = pl_module.device
         if self.load_retain_model is not None:
             loader = self.load_retain_model
-            self.evaluator.retain_model = self._records("retain_model", lambda: loader().to(device))
+            self.evaluator.retain_model = self._records("retain_model", lambda: loader().to(device), trainer)
         if self.evaluator.retain_model is not None:
             self.numbers["retain_model"] = self.evaluator.report(self.evaluator.retain_model)
-        original = self._records("original", lambda: pl_module.engine)
+        original = self._records("original", lambda: pl_module.engine, trainer)
         self._log("original", original, pl_module, step=0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -50,9 +50,16 @@ class Evaluation(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ask("unlearned", pl_module)
 
+    def finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """For a resumed run that had no step left to train, in which Lightning calls no hook of the training's end."""
+        if "unlearned" not in self.numbers:
+            pl_module.to(trainer.strategy.root_device)
+            self.on_train_end(trainer, pl_module)
+
     def _ask(self, name: str, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
-        records = self.evaluator.ask(pl_module.engine, name)
+        with pl_module.trainer.precision_plugin.forward_context():
+            records = self.evaluator.ask(pl_module.engine, name)
         if rank() == 0:
             write_records(self.directory / name, records)
         self._log(name, records, pl_module, pl_module.global_step)
@@ -62,12 +69,13 @@ class Evaluation(L.Callback):
         for logger in pl_module.loggers:
             logger.log_metrics({f"eval/{key}": value for key, value in self.numbers[name].items()}, step=step)
 
-    def _records(self, name: str, load: Callable[[], ScoringEngine]) -> Records:
+    def _records(self, name: str, load: Callable[[], ScoringEngine], trainer: L.Trainer) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""
         directory = self.directory / name
         if (directory / "complete").is_file():
             return read_records(directory)
-        records = self.evaluator.ask(load(), name)
+        with trainer.precision_plugin.forward_context():
+            records = self.evaluator.ask(load(), name)
         if rank() == 0:
             write_records(directory, records)
             (directory / "complete").touch()

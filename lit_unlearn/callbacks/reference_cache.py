@@ -30,7 +30,8 @@ class ReferenceCache(L.Callback):
             if role.value not in self.logps:
                 rows = self.data.rows[role][rank() :: world_size()]
                 title = f"reference log-probs of {role.value}"
-                local = answer_logps(pl_module.engine, rows, self.batch_size, title)
+                with trainer.precision_plugin.forward_context():  # the training step's own rounding
+                    local = answer_logps(pl_module.engine, rows, self.batch_size, title)
                 self.logps[role.value] = gather_by_key({row.id: logps for row, logps in zip(rows, local, strict=True)})
             self.data.know_reference(role, self.logps[role.value])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.data.tofu_rows import spread
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.generate import Prompt, Sampling, beam_search, evaluating, generate
 from lit_unlearn.module import UnlearnModule
@@ -51,13 +53,13 @@ class SqueezeConfig:
 class SqueezeProbe(L.Callback):
     """Mean token log-prob (nats) of the target answers and of bands of the original model's own responses.
 
-    Also the most likely token at the target's positions, the mass of the top-k set there, the entropy, and the
-    squeeze index: change of the high band minus change of the target since the start.
+    Also, at each of the target's positions (the target's own prefix before it), the most likely token, the mass of
+    the top-k set and the entropy; and the squeeze index: change of the high band minus change of the target since the
+    start.
     """
 
     def __init__(self, rows: Sequence[Encoded], config: SqueezeConfig, stop_ids: list[int], seed: int) -> None:
-        step = max(1, len(rows) // config.num_prompts)
-        self.targets = list(rows[::step][: config.num_prompts])
+        self.targets = [rows[index] for index in spread(len(rows), config.num_prompts)]
         self.config, self.stop_ids, self.seed = config, stop_ids, seed
         self.bands: dict[str, list[Encoded]] = {}
         self.start: dict[str, float] = {}
@@ -65,7 +67,8 @@ class SqueezeProbe(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
         if not self.bands:  # a resumed run watches the responses of the original model, not of the resumed one
-            self.bands = broadcast_object(self._draw_bands(pl_module.engine))
+            with trainer.precision_plugin.forward_context():
+                self.bands = broadcast_object(self._draw_bands(pl_module.engine))
             self._log(pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
@@ -78,7 +81,8 @@ class SqueezeProbe(L.Callback):
 
     def _log(self, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
-        numbers = self.measure(pl_module.engine)
+        with pl_module.trainer.precision_plugin.forward_context():
+            numbers = self.measure(pl_module.engine)
         self.start = self.start or numbers
         change = {name: numbers[name] - self.start[name] for name in numbers}
         numbers["index"] = change["high"] - change["target"]
@@ -90,7 +94,7 @@ class SqueezeProbe(L.Callback):
         numbers = {}
         for band, rows in self.bands.items():
             means = [sum(logps) / len(logps) for logps in answer_logps(engine, rows, self.config.batch_size)]
-            numbers[band] = sum(means) / len(means)
+            numbers[band] = sum(means) / len(means) if means else math.nan
         ask = Ask(top_k=self.config.top_k, entropy=True)
         with torch.no_grad(), evaluating(engine):
             block = pad(self.targets).to(engine.model.device)

@@ -20,6 +20,8 @@ class Throughput(L.Callback):
         self.started = time.monotonic()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)  # the step has only been queued
         seconds = time.monotonic() - self.started
         tokens = sum(int(rows.attention_mask.sum()) for rows in batch.values())
         pl_module.log("train/tokens_per_second", tokens / seconds, sync_dist=True, reduce_fx="sum", batch_size=1)

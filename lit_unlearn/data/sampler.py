@@ -17,8 +17,9 @@ class StepSampler(Sampler[RowIds]):
     """Yields this rank's row indices of each optimizer step.
 
     The anchor role is visited once an epoch in a new order; other roles stream through permutations of their own
-    rows, so every row is seen equally often. A global batch is dealt out to ranks row by row: no two ranks see the
-    same row in a step. The last batch of an epoch may be smaller; it is dropped only where it cannot feed every rank.
+    rows, so every row is seen equally often; a row can come twice in a step only where such a permutation ends within
+    it. A global batch is dealt out to ranks row by row, so each rank sees different rows. The last batch of an epoch
+    may be smaller; it is dropped only where it cannot feed every rank.
     """
 
     def __init__(

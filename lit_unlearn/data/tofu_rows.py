@@ -16,6 +16,7 @@ METRICS = (
     "exact_memorization",
     "forget_quality",
     "model_utility",
+    "repetition",
 )
 
 

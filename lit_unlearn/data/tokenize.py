@@ -41,6 +41,10 @@ class PromptConfig:
     plain: str = "Question: {prompt}\nAnswer: "
     """Prompt of models without a chat template."""
 
+    def __post_init__(self) -> None:
+        if self.plain.replace("{prompt}", "").count("{") or "{prompt}" not in self.plain:
+            raise ValueError("data.prompt.plain must hold {prompt}, where the question goes, and no other braces")
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -95,9 +99,10 @@ class Encoder:
         if whole[: len(prompt_ids)] != prompt_ids:  # the template joins prompt and answer: tokenize the answer alone
             return prompt_ids, [*self.tokenizer(response, add_special_tokens=False)["input_ids"], self.end_id]
         answer_ids = whole[len(prompt_ids) :]
-        if self.end_id in answer_ids:  # templates may add a line break after the end token: not part of the answer
-            answer_ids = answer_ids[: len(answer_ids) - answer_ids[::-1].index(self.end_id) - 1]
-        return prompt_ids, [*answer_ids, self.end_id]
+        while answer_ids and not str(self.tokenizer.decode(answer_ids[-1])).strip():
+            answer_ids.pop()  # a line break behind the end token is not part of the answer
+        ended = bool(answer_ids) and answer_ids[-1] in self.tokenizer.all_special_ids  # Gemma's turn ends without eos
+        return prompt_ids, answer_ids if ended else [*answer_ids, self.end_id]
 
     def _render(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
         extra: dict[str, Any] = {} if self.prompt.date_string is None else {"date_string": self.prompt.date_string}

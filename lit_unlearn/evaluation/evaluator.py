@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from lit_unlearn.data.base import Benchmark
 from lit_unlearn.data.tokenize import Encoder
+from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Metric, Records
 from lit_unlearn.evaluation.collect import Asking, EncodedProbe, collect, encode_probe
 from lit_unlearn.evaluation.report import report
@@ -52,6 +53,21 @@ class Evaluator:
     @classmethod
     def of(cls, benchmark: Benchmark, encoder: Encoder, metrics: Mapping[str, Metric], asking: Asking) -> Evaluator:
         return cls(encoder, [encode_probe(encoder, probe) for probe in benchmark.probes()], metrics, asking)
+
+    def know_retain_model(self, records: Records) -> None:
+        """Take the retain model's answers from an earlier run.
+
+        Raises:
+            UserError: they answer other questions than this benchmark's.
+        """
+        for probe in self.probes:
+            asked = {(row.id, choice) for row, choice in zip(probe.rows, probe.choices, strict=True)}
+            if {(record.id, record.choice) for record in records.get(probe.name, ())} != asked:
+                raise UserError(
+                    f"evaluation.retain_records: probe {probe.name} was recorded on other questions than this run "
+                    "asks; use records of the same benchmark, split and max_probe, or name evaluation.retain_model"
+                )
+        self.retain_model = records
 
     def ask(self, engine: ScoringEngine, title: str) -> Records:
         return collect(engine, self.encoder, self.probes, self.asking, title)

@@ -12,7 +12,7 @@ from lit_unlearn.data.tokenize import pad
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.states import States, scores_of
-from lit_unlearn.types import Ask, Loss, Role, Rows, Scores, Term
+from lit_unlearn.types import Ask, Loss, Role, Rows, Scores, Term, union_of_needs
 
 VARIANTS = {name: OBJECTIVES[name]() for name in OBJECTIVES} | {
     "bst seq_sum": OBJECTIVES["bst"](reduction="seq_sum", k=5, mix=0.5),
@@ -166,8 +166,7 @@ def test_extreme_probabilities(objective, case):
 @every_objective
 def test_bf16_hidden_states(objective, models, make_rows):
     def rounded(states):
-        round_ = lambda tensor: tensor.bfloat16().float()  # noqa: E731
-        head = lambda state: lambda hidden: round_(state.head(round_(hidden)))  # noqa: E731
+        head = lambda state: lambda hidden: state.head(hidden.bfloat16().float()).bfloat16()  # noqa: E731
         return {role: replace(state, head=head(state)) for role, state in states.items()}
 
     exact, low = evaluate(objective, models, make_rows()), evaluate(objective, models, make_rows(), rounded)
@@ -203,3 +202,15 @@ def test_role_can_be_belief(objective, models, make_rows):
     assert set(belief.needs.reference) <= {Role.belief}
     expected, loss = evaluate(objective, models, make_rows()), evaluate(belief, models, make_rows())
     assert torch.equal(loss.values, expected.values)
+
+
+def test_logged_logp_is_the_answer_s_whatever_positions_the_loss_reads(policy, reference, make_rows):
+    """A prompt position has no label, so it must not dilute the mean."""
+    rows = {Role.retain: make_rows()}
+    logps = []
+    for positions in ("answer", "attended"):
+        terms = {"retain": Term(1.0, OBJECTIVES["kl"](positions=positions, reduction="seq_mean"))}
+        states = ScoringEngine(reference).states(rows, union_of_needs(terms).reference)
+        total = ScoringEngine(policy)(rows, terms, states)["retain"]
+        logps.append((total.stats["logp"] / total.weight).item())
+    assert logps[0] == pytest.approx(logps[1], rel=1e-6)

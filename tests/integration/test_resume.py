@@ -50,6 +50,17 @@ def test_resumed_run_walks_the_straight_run_s_path(tmp_path: Path, monkeypatch: 
     assert (stopped / "metrics.json").read_bytes() == (straight / "metrics.json").read_bytes()
 
 
+def test_resuming_a_finished_run_asks_the_final_questions_and_loses_nothing(tmp_path: Path):
+    """As after an interruption of the final evaluation: there is no step left to train."""
+    run_dir = tmp_path / "run"
+    options = [f"conf={CONF}", f"output_dir={run_dir}", "logging.mode=disabled", "squeeze=null"]
+    main(options)
+    before = (run_dir / "metrics.json").read_bytes()
+    (run_dir / "metrics.json").unlink()
+    main([*options, "resume=true"])
+    assert (run_dir / "metrics.json").read_bytes() == before
+
+
 def test_non_finite_loss_names_term_and_rows_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run_dir = tmp_path / "run"
     step = UnlearnModule.training_step
@@ -57,7 +68,7 @@ def test_non_finite_loss_names_term_and_rows_and_keeps_the_checkpoint(tmp_path: 
     def poisoned(self: UnlearnModule, batch, batch_idx: int):
         if "retain" in self.terms and self.global_step == 3:
             with torch.no_grad():
-                self.engine.model.get_input_embeddings().weight.fill_(float("inf"))
+                self.engine.model.get_input_embeddings().weight.fill_(float("inf"))  # type: ignore[operator]
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(UnlearnModule, "training_step", poisoned)

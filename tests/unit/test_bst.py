@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from lit_unlearn.objectives.bst import BST
 from lit_unlearn.states import States, scores_of
-from lit_unlearn.types import IGNORE_INDEX, Loss, Role
+from lit_unlearn.types import IGNORE_INDEX, LOGPS, Loss, Role
 
 NUM_TOKENS, VOCABULARY = 12, 30
 assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-6)
@@ -134,6 +134,10 @@ def test_guard(mix, guarded):
 def test_unlabelled_positions_have_no_gradient():
     logits, labels = random_case(3)
     labels[[1, 6]] = IGNORE_INDEX
+    states = States(
+        labels, torch.zeros(NUM_TOKENS, dtype=torch.int64), torch.ones(1), logits, head=lambda hidden: hidden
+    )
+    assert (scores_of(states, LOGPS).logps == 0).nonzero().flatten().tolist() == [1, 6]
     found = gradient(BST(mix=0.5, k=5), logits, labels)
     assert (found[[1, 6]] == 0).all()
     assert (found[[0, 2, 7]].abs().sum(-1) > 0).all()

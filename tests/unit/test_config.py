@@ -38,6 +38,15 @@ QUICK = "conf=quickstart"
         ([QUICK, "data.batch_size=0"], r"data\.batch_size=0 must be at least 1"),
         ([QUICK, "trainer.max_epochs=0"], r"trainer\.max_epochs=0 must be at least 1"),
         ([QUICK, "trainer.precision=bf16-true"], r"trainer\.precision: .*bf16-true"),
+        ([QUICK, "terms.forget.objective={name: npo"], r"an override is not valid YAML"),
+        ([QUICK, "terms.forget.weight=.inf"], r"must be a finite number"),
+        ([QUICK, "model.tiny.num_heads=0"], r"num_heads=0"),
+        ([QUICK, "optim.betas=[1,2]"], r"optim\.betas=\[1\.0, 2\.0\] must lie in \[0, 1\)"),
+        ([QUICK, "optim.lr=nan"], r"optim\.lr=nan must be above 0"),
+        ([QUICK, "trainer.gradient_clip=-1"], r"trainer\.gradient_clip=-1\.0 must be above 0"),
+        ([QUICK, "seed=-1"], r"seed=-1 must be from 0"),
+        ([QUICK, "data.batch_size=1", "trainer.devices=2"], r"devices=2 cannot share a batch of 1 rows"),
+        ([QUICK, "data.prompt.plain=no question"], r"data\.prompt\.plain must hold \{prompt\}"),
         ([QUICK, "seed=x"], r"seed: Value 'x'"),
         ([QUICK, "evaluation.retain_model=a", "evaluation.retain_records=b"], r"both name the retain model"),
     ],
@@ -97,5 +106,7 @@ def test_cuda_asked_for_and_absent():
 def test_finetuning_needs_a_start_and_makes_the_retain_model_itself():
     with pytest.raises(UserError, match="needs a model to start from"):
         check_finetune(load([QUICK, "model.name=hub"]))
+    with pytest.raises(UserError, match="has no finetune section"):
+        check_finetune(load(["conf=llama1b_tofu"]))
     with pytest.raises(UserError, match="makes the retain model itself"):
         check_finetune(load([QUICK, "evaluation.retain_model=x"]))

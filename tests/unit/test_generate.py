@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from lit_unlearn.generate import Prompt, Sampling, cut_at_stop, evaluating, generate
+from lit_unlearn.generate import Prompt, Sampling, beam_search, cut_at_stop, evaluating, generate
 
 PROMPTS = [Prompt((5, 9, 7), "a"), Prompt((3,), "b"), Prompt((8, 2, 6, 4, 3, 9), "c"), Prompt((11, 12, 13, 14), "d")]
 
@@ -118,3 +118,16 @@ def test_expected_gradient_of_fresh_beliefs(temperature):
     for ours, closed_form in zip(belief, renyi, strict=True):
         torch.testing.assert_close(ours, closed_form, rtol=1e-10, atol=1e-12)
         assert (ours.abs().max() < 1e-12) == (temperature == 1)
+
+
+def test_a_model_s_own_generation_settings_change_nothing(make_model):
+    """Hub models ship repetition penalties and the like; our greedy answer is the argmax all the same."""
+    model = make_model(vocabulary=12)
+    plain = generate(model, [Prompt((5, 9, 7))], [1], 12, 1)
+    beams = beam_search(model, Prompt((5, 9, 7)), [1], 6, 5)
+    own = model.generation_config
+    own.repetition_penalty, own.no_repeat_ngram_size, own.suppress_tokens = 5.0, 1, [plain[0][0]]
+    assert generate(model, [Prompt((5, 9, 7))], [1], 12, 1) == plain
+    assert beam_search(model, Prompt((5, 9, 7)), [1], 6, 5) == beams
+    assert model.generation_config is own
+    assert own.repetition_penalty == 5.0

