@@ -11,7 +11,7 @@ import torch
 
 
 class Throughput(L.Callback):
-    """Logs ``train/tokens_per_second`` (attended tokens of all ranks, training step only) and ``train/memory_gib``.
+    """Logs ``train/tokens_per_second`` (attended tokens of all ranks), ``train/step_seconds`` and ``train/memory_gib``.
 
     The memory is the device's peak allocation on a GPU, the process's peak resident size on a CPU.
     """
@@ -25,6 +25,7 @@ class Throughput(L.Callback):
         seconds = time.monotonic() - self.started
         tokens = sum(int(rows.attention_mask.sum()) for rows in batch.values())
         pl_module.log("train/tokens_per_second", tokens / seconds, sync_dist=True, reduce_fx="sum", batch_size=1)
+        pl_module.log("train/step_seconds", seconds, batch_size=1)
         pl_module.log("train/memory_gib", peak_memory_gib(pl_module.device), batch_size=1)
 
 
