@@ -188,9 +188,11 @@ class Loss:
     """[B] detached observations, averaged with the same weights and logged as ``train/<term>_<name>``."""
 
     @classmethod
-    def per_sequence(cls, values: Tensor, scores: Scores, **stats: Tensor) -> Loss:
-        """[B] values, one weight each; a row without labels carries none."""
+    def per_sequence(cls, values: Tensor, scores: Scores, paired: Scores | None = None, **stats: Tensor) -> Loss:
+        """[B] values, one weight each; a row without labels, here or in the role it is paired with, carries none."""
         weights = scores.row_weight * (scores.num_tokens > 0)
+        if paired is not None:
+            weights = weights * (paired.num_tokens > 0)
         return cls(values, weights, {name: stat.detach() for name, stat in stats.items()})
 
     @classmethod

@@ -35,4 +35,4 @@ class DPO:
         values = -F.logsigmoid(self.beta * (won - lost)) * 2 / self.beta
         scores = policy[Role.forget]
         logp = scores.sequence_logps / scores.num_tokens.clamp(min=1)
-        return Loss.per_sequence(values, scores, logp=logp, margin=won - lost)
+        return Loss.per_sequence(values, scores, policy[Role.alternate], logp=logp, margin=won - lost)

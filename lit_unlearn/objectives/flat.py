@@ -32,7 +32,7 @@ class FLAT:
         values = _conjugate(self.divergence, forget) - _activation(self.divergence, template)
         scores = policy[Role.forget]
         logp = scores.sequence_logps / scores.num_tokens.clamp(min=1)
-        return Loss.per_sequence(values, scores, logp=logp, template=template, forget=forget)
+        return Loss.per_sequence(values, scores, policy[Role.alternate], logp=logp, template=template, forget=forget)
 
 
 def _mean_probability(scores: Scores) -> Tensor:

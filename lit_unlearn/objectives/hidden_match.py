@@ -20,5 +20,6 @@ class HiddenMatch:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
-        difference = scores.hidden(self.layer).float() - reference[self.role].hidden(self.layer).float()  # [M, D]
+        start = reference[self.role].hidden(self.layer).detach().float()  # [M, D]
+        difference = scores.hidden(self.layer).float() - start
         return Loss.per_token((difference**2).mean(-1), scores, "seq_mean", row=scores.hidden_row)

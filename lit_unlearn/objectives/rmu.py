@@ -39,7 +39,8 @@ class RMU:
         hidden = scores.hidden(self.layer).float()  # [M, D]
         length: float | Tensor = self.coefficient
         if self.adaptive:
-            length = self.coefficient * reference[self.role].hidden(self.layer).float().norm(dim=-1, keepdim=True)
+            start = reference[self.role].hidden(self.layer).detach().float()  # [M, D]
+            length = self.coefficient * start.norm(dim=-1, keepdim=True)
         values = ((hidden - length * self._unit(hidden)) ** 2).mean(-1)  # [M]
         return Loss.per_token(values, scores, "seq_mean", row=scores.hidden_row, norm=hidden.norm(dim=-1))
 

@@ -3,23 +3,45 @@
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import lit_unlearn.objectives
-from lit_unlearn.data.tokenize import pad
+from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.states import States, scores_of
 from lit_unlearn.types import Ask, Loss, Role, Rows, Scores, Term, union_of_needs
 
-VARIANTS = {name: OBJECTIVES[name]() for name in OBJECTIVES} | {
-    "bst seq_sum": OBJECTIVES["bst"](reduction="seq_sum", k=5, mix=0.5),
-    "bst with gradient through the belief": OBJECTIVES["bst"](stop_gradient=False, k=5, reduction="token_mean"),
-    "kl reverse seq_mean": OBJECTIVES["kl"](direction="reverse", reduction="seq_mean"),
-    "kl attended": OBJECTIVES["kl"](positions="attended"),
+REQUIRED = {
+    "jensun": {"target_tokens": [5, 6]},
+    "constraint_nll": {"eps": 0.3},
+    "rmu": {"layer": 1},  # the models here have four blocks
+    "hidden_match": {"layer": 1},
 }
+OTHERS = {
+    "bst": [
+        {"reduction": "seq_sum", "k": 5, "mix": 0.5},
+        {"stop_gradient": False, "k": 5, "reduction": "token_mean"},
+        {"nucleus": 0.5, "normalize": True},
+        {"temperature": 0.5, "entropy_weight": 0.1},
+    ],
+    "kl": [{"direction": "reverse", "reduction": "seq_mean"}, {"positions": "attended"}],
+    "rmu": [{"layer": 1, "adaptive": True}],
+    "controlled_ascent": [{"temperature": 2.0, "keep_fraction": 0.6, "min_probability": 0.1}],
+    "flat": [{"divergence": name} for name in ("kl", "jensen_shannon", "pearson")],
+    "tnpo": [{"epsilon": 0.0}],
+    "ceu": [{"ignore_first_n_answer_tokens": 0}],
+}
+VARIANTS = {name: build(**REQUIRED.get(name, {})) for name, build in OBJECTIVES.items()} | {
+    " ".join([name, *(f"{field}={value}" for field, value in options.items())]): OBJECTIVES[name](**options)
+    for name, variants in OTHERS.items()
+    for options in variants
+}
+LENGTHS = {Role.alternate: (4, 6, 2, 7)}
+"""Answer lengths of the four rows of a role; the other roles have (5, 1, 9, 3). Prompts differ too."""
 every_objective = pytest.mark.parametrize("objective", VARIANTS.values(), ids=list(VARIANTS))
 
 
@@ -50,17 +72,28 @@ class Exact(Scores):
 
 
 def exactly(states: Mapping[Role, States], asks: Mapping[Role, Ask]) -> Strict:
-    scores = {role: scores_of(states[role], ask) for role, ask in asks.items()}
-    return Strict({role: Exact(*(getattr(s, f.name) for f in fields(Scores))) for role, s in scores.items()})
+    found = {}
+    for role, ask in asks.items():
+        scores = scores_of(states[role], ask)
+        values: dict[str, Any] = {field.name: getattr(scores, field.name) for field in fields(Scores)}
+        if not ask.logps:
+            values["logps"] = None  # not declared, so not to be read
+        found[role] = Exact(**values)
+    return Strict(found)
 
 
-def evaluate(objective, models, rows: Rows, change=lambda states: states) -> Loss:
-    """The objective on one block for every role it reads, through exactly the scores it declared."""
+def evaluate(objective, models, batch: Mapping[Role, Rows], change=lambda states: states) -> Loss:
+    """The objective on a block for every role it reads, through exactly the scores it declared."""
     policy, reference = (
-        change(ScoringEngine(model).states({role: rows for role in asks}, asks))
+        change(ScoringEngine(model).states(batch, asks))
         for model, asks in zip(models, (objective.needs.policy, objective.needs.reference), strict=True)
     )
     return objective(exactly(policy, objective.needs.policy), exactly(reference, objective.needs.reference))
+
+
+def roles_of(objective) -> list[Role]:
+    assert objective.needs.reference.keys() <= objective.needs.policy.keys()
+    return list(objective.needs.policy)
 
 
 def mean(loss: Loss) -> torch.Tensor:
@@ -72,6 +105,23 @@ def models(policy, reference):
     return policy, reference
 
 
+@pytest.fixture
+def encode(make_encoded):
+    """objective -> {role: four rows}; roles of one objective pair row by row, with other lengths and other tokens."""
+
+    def encode(objective) -> dict[Role, list[Encoded]]:
+        return {
+            role: make_encoded(LENGTHS.get(role, (5, 1, 9, 3)), seed) for seed, role in enumerate(roles_of(objective))
+        }
+
+    return encode
+
+
+@pytest.fixture
+def make_batch(encode):
+    return lambda objective: {role: pad(rows) for role, rows in encode(objective).items()}
+
+
 def test_table_holds_every_file():
     files = {path.stem for path in Path(lit_unlearn.objectives.__file__).parent.glob("[!_]*.py")}
     assert files
@@ -79,116 +129,144 @@ def test_table_holds_every_file():
 
 
 @every_objective
-def test_values_and_weights(objective, models, make_rows):
-    loss = evaluate(objective, models, make_rows())
+def test_values_and_weights(objective, models, make_batch):
+    batch = make_batch(objective)
+    loss = evaluate(objective, models, batch)
     for name, tensor in {"values": loss.values, "weights": loss.weights, **loss.stats}.items():
         assert tensor.shape == (4,), name
         assert tensor.dtype == torch.float32, name
         assert tensor.isfinite().all(), name
         assert name == "values" or not tensor.requires_grad, name
-    assert (loss.weights > 0).all()
+    ignored = getattr(objective, "ignore_first_n_answer_tokens", 0)
+    counting = [(rows.labels != -100).sum(1) > ignored for rows in batch.values()]
+    assert torch.equal(loss.weights > 0, torch.stack(counting).all(0))
 
 
 @every_objective
-def test_each_example_alone(objective, models, make_encoded):
-    encoded = make_encoded((5, 1, 9, 3))
-    together = evaluate(objective, models, pad(encoded))
-    alone = [evaluate(objective, models, pad([row])) for row in encoded]
+def test_each_example_alone(objective, models, encode, make_batch):
+    together = evaluate(objective, models, make_batch(objective))
+    singles = [{role: pad([rows[i]]) for role, rows in encode(objective).items()} for i in range(4)]
+    alone = [evaluate(objective, models, batch) for batch in singles]
     torch.testing.assert_close(torch.cat([loss.values for loss in alone]), together.values, rtol=1e-5, atol=1e-5)
     assert torch.equal(torch.cat([loss.weights for loss in alone]), together.weights)
 
 
 @every_objective
 @pytest.mark.parametrize("empty", ["no labels", "no tokens"])
-def test_row_without_labels_changes_nothing(objective, empty, models, make_rows):
+def test_row_without_labels_changes_nothing(objective, empty, models, make_batch):
+    """Where two roles pair, a row that lacks either answer is no pair."""
     attended = any(ask.attended for ask in objective.needs.policy.values())
-    rows = make_rows()
-    labels, mask = rows.labels.clone(), rows.attention_mask.clone()
-    labels[1] = -100
-    if empty == "no tokens" or attended:  # the prompt counts where every attended position does
-        mask[1] = 0
-    masked = evaluate(objective, models, replace(rows, labels=labels, attention_mask=mask))
-    others = torch.tensor([0, 2, 3])
-    few = evaluate(objective, models, rows._map(lambda tensor: tensor[others]))
-    assert masked.weights[1] == 0
-    assert masked.values.isfinite().all()
-    torch.testing.assert_close(mean(masked), mean(few), rtol=1e-5, atol=1e-5)
-    mean(masked).backward()
-    assert all(p.grad.isfinite().all() for p in models[0].parameters() if p.grad is not None)
+    batch = make_batch(objective)
+    few = evaluate(objective, models, {role: _take(rows, [0, 1, 3]) for role, rows in batch.items()})
+    for role, rows in batch.items():
+        labels, mask = rows.labels.clone(), rows.attention_mask.clone()
+        labels[2] = -100
+        if empty == "no tokens" or attended:  # the prompt counts where every attended position does
+            mask[2] = 0
+        masked = evaluate(objective, models, batch | {role: replace(rows, labels=labels, attention_mask=mask)})
+        assert masked.weights[2] == 0
+        assert masked.values.isfinite().all()
+        torch.testing.assert_close(mean(masked), mean(few), rtol=1e-5, atol=1e-5)
+        mean(masked).backward()
+        assert all(p.grad.isfinite().all() for p in models[0].parameters() if p.grad is not None)
+
+
+def _take(rows: Rows, chosen: list[int]) -> Rows:
+    return rows._map(lambda tensor: tensor[chosen])
 
 
 @every_objective
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_padding_changes_nothing(objective, side, models, make_rows):
-    rows = make_rows()
-    before, after = (6, 0) if side == "left" else (0, 6)
-    extend = lambda block, fill: torch.nn.functional.pad(block, (before, after), value=fill)  # noqa: E731
-    longer = Rows(
-        extend(rows.input_ids, 7),
-        extend(rows.attention_mask, 0),
-        extend(rows.labels, -100),
-        rows.example_id,
-        rows.weight,
-    )
-    loss, padded = evaluate(objective, models, rows), evaluate(objective, models, longer)
-    torch.testing.assert_close(padded.values, loss.values, rtol=1e-4, atol=1e-5)
-    assert torch.equal(padded.weights, loss.weights)
+def test_padding_changes_nothing(objective, side, models, make_batch):
+    ends = (6, 0) if side == "left" else (0, 6)
+    fills = {"input_ids": 7, "attention_mask": 0, "labels": -100}
+
+    def longer(rows: Rows) -> Rows:
+        padded = {name: torch.nn.functional.pad(getattr(rows, name), ends, value=v) for name, v in fills.items()}
+        return replace(rows, **padded)
+
+    batch = make_batch(objective)
+    loss = evaluate(objective, models, batch)
+    for some in [*([role] for role in batch), list(batch)]:  # one role alone, then all
+        padded = evaluate(objective, models, batch | {role: longer(batch[role]) for role in some})
+        torch.testing.assert_close(padded.values, loss.values, rtol=1e-4, atol=1e-5)
+        assert torch.equal(padded.weights, loss.weights)
 
 
 @every_objective
-def test_gradient_reaches_the_policy_only(objective, models, make_rows):
+def test_gradient_reaches_the_policy_only(objective, models, make_batch):
+    """All of the policy, or where only hidden states are read, all of it up to the block that gives them."""
     models[1].requires_grad_(True)
-    batch = {role: make_rows() for role in objective.needs.policy}
+    batch, asks = make_batch(objective), objective.needs.policy.values()
     known = ScoringEngine(models[1]).states(batch, objective.needs.reference)
     ScoringEngine(models[0])(batch, {"term": Term(1.0, objective)}, known)["term"].value.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in models[0].parameters())
+    below = (
+        "model.embed_tokens.",
+        *(f"model.layers.{i}." for ask in asks for i in range(max((*ask.hidden_layers, -1)) + 1)),
+    )
+    for name, parameter in models[0].named_parameters():
+        if any(ask.logps for ask in asks) or name.startswith(below):
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
     assert all(p.grad is None for p in models[1].parameters())
 
 
 @every_objective
 @pytest.mark.parametrize("case", ["log-prob -1e4", "probability 1"])
 def test_extreme_probabilities(objective, case):
-    labels = torch.tensor([3, 5, 7, 2, 9])
+    """The tables are logits, and hidden states to those who read these."""
+    labels, row = torch.tensor([3, 5, 7, 2, 9]), torch.tensor([0, 0, 1, 1, 1])
     loud = labels if case == "probability 1" else labels + 1
     extreme = torch.zeros(5, 160).scatter(1, loud[:, None], 1e4).requires_grad_()
     mild = torch.randn(5, 160, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    states = States(labels, torch.tensor([0, 0, 1, 1, 1]), torch.ones(2), head=lambda hidden: hidden)
-    needs = objective.needs
-    for policy, reference in ((extreme, mild), (mild, extreme)):
-        scores = exactly(dict.fromkeys(needs.policy, replace(states, hidden=policy)), needs.policy)
-        known = exactly(dict.fromkeys(needs.reference, replace(states, hidden=reference.detach())), needs.reference)
-        loss = objective(scores, known)
+
+    def states(table):
+        return States(labels, row, torch.ones(2), table, None, lambda hidden: hidden, {1: table}, row)
+
+    for policy, other in ((extreme, mild), (mild, extreme)):
+        asks, known = objective.needs.policy, objective.needs.reference
+        tables = dict(zip(asks, (policy, other), strict=False))  # the second role of a pair has the other table
+        loss = objective(
+            exactly({role: states(table) for role, table in tables.items()}, asks),
+            exactly(dict.fromkeys(known, states(other.detach())), known),
+        )
         assert loss.values.isfinite().all()
-        (gradient,) = torch.autograd.grad(mean(loss), policy)
-        assert gradient.isfinite().all()
+        for gradient in torch.autograd.grad(mean(loss), list(tables.values())):
+            assert gradient.isfinite().all()
 
 
 @every_objective
-def test_bf16_hidden_states(objective, models, make_rows):
-    def rounded(states):
-        head = lambda state: lambda hidden: state.head(hidden.bfloat16().float()).bfloat16()  # noqa: E731
-        return {role: replace(state, head=head(state)) for role, state in states.items()}
+def test_bf16_hidden_states(objective, models, make_batch):
+    def low(state: States) -> States:
+        full = state.head
+        head = None if full is None else lambda hidden: full(hidden.bfloat16().float()).bfloat16()
+        return replace(state, head=head, layers={layer: hidden.bfloat16() for layer, hidden in state.layers.items()})
 
-    exact, low = evaluate(objective, models, make_rows()), evaluate(objective, models, make_rows(), rounded)
-    assert low.values.dtype == torch.float32
-    torch.testing.assert_close(low.values, exact.values, rtol=1e-2, atol=1e-2)
+    rounded = lambda states: {role: low(state) for role, state in states.items()}  # noqa: E731
+    batch = make_batch(objective)
+    exact, found = evaluate(objective, models, batch), evaluate(objective, models, batch, rounded)
+    assert found.values.dtype == torch.float32
+    torch.testing.assert_close(found.values, exact.values, rtol=1e-2, atol=1e-2)
 
 
 @every_objective
-def test_slices_equal_one_slice(objective, models, make_rows):
-    outcomes = []
+def test_slices_equal_one_slice(objective, models, make_batch):
+    """Beside a plain term of the same rows, for slices are cut by positions and hidden states have none."""
+    terms = {"term": Term(1.0, objective), "beside": Term(1.0, OBJECTIVES["nll"](role=roles_of(objective)[0]))}
+    batch, outcomes = make_batch(objective), []
     for logits_mib in (256, 0):
         models[0].zero_grad()
         engine = ScoringEngine(models[0], logits_mib)
-        batch = {role: make_rows() for role in objective.needs.policy}
         with torch.no_grad():
             known = ScoringEngine(models[1]).states(batch, objective.needs.reference)
-        total = engine(batch, {"term": Term(1.0, objective)}, known)["term"]
+        total = engine(batch, terms, known)["term"]
         (total.value / total.weight).backward()
         outcomes.append((total, [p.grad for p in models[0].parameters()]))
     (one, one_grads), (many, many_grads) = outcomes
     assert torch.equal(one.weight, many.weight)
-    assert len(engine._plan(list(engine.states(batch, objective.needs.policy).values()))) == 4
+    assert len(engine._plan(list(engine.states(batch, union_of_needs(terms).policy).values()))) == 4
     for name, left, right in [("value", one.value, many.value), *((k, v, many.stats[k]) for k, v in one.stats.items())]:
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5, msg=name)
     for left, right in zip(one_grads, many_grads, strict=True):
@@ -196,12 +274,16 @@ def test_slices_equal_one_slice(objective, models, make_rows):
 
 
 @every_objective
-def test_role_can_be_belief(objective, models, make_rows):
+def test_role_can_be_belief(objective, models, make_batch):
+    if not hasattr(objective, "role"):
+        assert len(roles_of(objective)) == 2  # a pair reads two fixed roles
+        return
     belief = replace(objective, role=Role.belief)
     assert set(belief.needs.policy) == {Role.belief}
     assert set(belief.needs.reference) <= {Role.belief}
-    expected, loss = evaluate(objective, models, make_rows()), evaluate(belief, models, make_rows())
-    assert torch.equal(loss.values, expected.values)
+    batch = make_batch(objective)
+    expected = evaluate(objective, models, batch)
+    assert torch.equal(evaluate(belief, models, {Role.belief: batch[objective.role]}).values, expected.values)
 
 
 def test_logged_logp_is_the_answer_s_whatever_positions_the_loss_reads(policy, reference, make_rows):
