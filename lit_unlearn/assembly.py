@@ -95,6 +95,26 @@ def retain_model_loader(config: Config, path: str | None):
     return lambda: ScoringEngine(load_pretrained(path, config.model)[0], config.model.logits_mib)
 
 
+def check_resumed(run_dir: Path, config: Config) -> None:
+    """What a run has cached, sampled and recorded belongs to the settings it was started with.
+
+    Raises:
+        UserError: the model, the data, the terms or the seed are others now.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        return  # nothing was started there, which open_run will say
+    stored, present = OmegaConf.load(run_dir / "config.yaml"), OmegaConf.create(OmegaConf.to_yaml(asdict(config)))
+    before, now = OmegaConf.to_container(stored), OmegaConf.to_container(present)
+    assert isinstance(before, dict)
+    assert isinstance(now, dict)
+    for section in ("model", "data", "terms", "beliefs", "finetune", "squeeze", "optim", "seed"):
+        if now[section] != before.get(section):
+            raise UserError(
+                f"resume=true with other settings in {section} than output_dir={config.output_dir} was started with; "
+                f"leave the overrides as they were (see {run_dir / 'config.yaml'}) or start another run"
+            )
+
+
 @rank_zero_only
 def write_start(run_dir: Path, config: Config) -> None:
     """What was asked for, and where it ran."""

@@ -35,7 +35,7 @@ def environment() -> dict[str, object]:
             {"name": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)}
             for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
         ],
-        "command": without_secrets([_hide_argument(argument) for argument in sys.argv]),
+        "command": without_secrets([Path(sys.argv[0]).name, *map(_hide_argument, sys.argv[1:])]),
     }
 
 

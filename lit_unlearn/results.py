@@ -18,7 +18,9 @@ MODELS = ("original", "unlearned", "retain_model")
 def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], loggers: Sequence[Logger]) -> str:
     """The comparison as text; called by one rank."""
     columns = {name: numbers[name] for name in MODELS if name in numbers}
-    write_json(run_dir / "metrics.json", {name: columns.get(name) for name in MODELS})
+    unknown = {"forget_quality": None}  # without a retain model; the key is there all the same
+    written = {name: unknown | dict(columns[name]) if name in columns else None for name in MODELS}
+    write_json(run_dir / "metrics.json", written)
     history = read_history(run_dir / "history.csv")
     plots = run_dir / "plots"
     plots.mkdir(exist_ok=True)
@@ -31,5 +33,5 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             log_squeeze_plot(logger, history)
-    written = "\n".join(f"  {path}" for path in sorted(run_dir.iterdir()))
-    return f"{table(columns)}\n\nwritten:\n{written}"
+    files = "\n".join(f"  {path}" for path in sorted(run_dir.iterdir()))
+    return f"{table(columns)}\n\nwritten:\n{files}"

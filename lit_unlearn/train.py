@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import lightning as L
 
-from lit_unlearn.assembly import assemble, build_loggers, corpus, load_benchmark, prepare, write_start
+from lit_unlearn.assembly import (
+    assemble,
+    build_loggers,
+    check_resumed,
+    corpus,
+    load_benchmark,
+    prepare,
+    write_start,
+)
 from lit_unlearn.config import load
 from lit_unlearn.console import run
 from lit_unlearn.models import load_model, load_pretrained
@@ -25,6 +35,8 @@ def main(argv: list[str]) -> None:
     policy, tokenizer = load_model(config.model, corpus(benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
 
+    if config.resume:
+        check_resumed(Path(config.output_dir), config)
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
     write_start(run_dir, config)
     retain_model = config.evaluation.retain_model

@@ -57,6 +57,8 @@ def test_resuming_a_finished_run_asks_the_final_questions_and_loses_nothing(tmp_
     main(options)
     before = (run_dir / "metrics.json").read_bytes()
     (run_dir / "metrics.json").unlink()
+    with pytest.raises(UserError, match="other settings in optim than"):
+        main([*options, "resume=true", "optim.lr=1e-9"])
     main([*options, "resume=true"])
     assert (run_dir / "metrics.json").read_bytes() == before
 
