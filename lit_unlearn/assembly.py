@@ -36,6 +36,7 @@ from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.history import History, wandb_logger
 from lit_unlearn.models import check_path, load_pretrained, stop_ids
 from lit_unlearn.module import UnlearnModule
+from lit_unlearn.optim import freeze_others
 from lit_unlearn.outputs import write_json, write_text
 from lit_unlearn.reference import ReferencePlan, plan_reference
 from lit_unlearn.scoring import ScoringEngine
@@ -165,6 +166,7 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         forget = benchmark.train_split(Role.forget)
         alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
+    freeze_others(policy, config.optim.trainable)  # a faulty pattern is told before anything is written
     stops = stop_ids(policy, tokenizer)
     evaluator = build_evaluator(config, benchmark, encoder, stops)
     return Study(config, terms, plan, rows, evaluator, stops, schedules, pairing)
@@ -181,6 +183,7 @@ def assemble(
         store = BeliefStore(beliefs.per_step, config.seed)
     data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
     reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
+    freeze_others(policy, config.optim.trainable)
     engine = ScoringEngine(policy, config.model.logits_mib)
     module = UnlearnModule(engine, study.terms, config.optim, reference)
 

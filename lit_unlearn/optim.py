@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,8 @@ from typing import Literal
 import torch
 from torch import nn
 from transformers import get_scheduler
+
+from lit_unlearn.errors import UserError
 
 
 @dataclass
@@ -25,6 +28,9 @@ class OptimConfig:
     """Linear rise from 0, in epochs; 0 starts at full rate."""
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     """What follows the warm-up: decay to 0 at the last step, or none."""
+    trainable: str | None = None
+    """Regular expression found in the names of the parameters to train, e.g. ``layers\\.(5|6|7)\\.mlp\\.down_proj`` for
+    RMU on WMDP; null: all."""
 
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
@@ -34,6 +40,27 @@ class OptimConfig:
                 f"optim.lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
                 f"warmup_epochs={self.warmup_epochs} not negative"
             )
+
+
+def freeze_others(model: nn.Module, pattern: str | None) -> None:
+    """Leave only the parameters trainable whose names hold ``pattern``.
+
+    Raises:
+        UserError: the pattern is no regular expression, or no parameter has such a name.
+    """
+    if pattern is None:
+        return
+    try:
+        chosen = re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"optim.trainable={pattern!r} is not a regular expression: {error}") from error
+    names = [name for name, _ in model.named_parameters()]
+    if not any(map(chosen.search, names)):
+        raise UserError(
+            f"optim.trainable={pattern!r} matches no parameter; their names are like {names[len(names) // 2]}"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(chosen.search(name) is not None)
 
 
 def adamw(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
