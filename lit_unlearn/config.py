@@ -127,10 +127,12 @@ def build_terms(config: Config) -> Terms:
     return _terms({name: term for name, term in config.terms.items() if term is not None})
 
 
-def terms_from(written: Mapping[str, Mapping[str, Any]]) -> Terms:
-    """The objects behind a ``terms`` mapping as YAML writes it."""
-    kinds = {"term": TermConfig}
-    return _terms({name: build({"name": "term", **node}, kinds, f"terms.{name}") for name, node in written.items()})
+def terms_from(written: Mapping[str, Mapping[str, Any] | None]) -> Terms:
+    """The objects behind a ``terms`` mapping as YAML writes it; a null leaves a term out."""
+    kinds, present = {"term": TermConfig}, {name: node for name, node in written.items() if node is not None}
+    if not present:
+        raise UserError("terms is empty: name at least one, e.g. {'forget': {'objective': {'name': 'npo'}}}")
+    return _terms({name: build({"name": "term", **node}, kinds, f"terms.{name}") for name, node in present.items()})
 
 
 def _terms(nodes: Mapping[str, TermConfig]) -> Terms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 
 from lit_unlearn.config import terms_from
 from lit_unlearn.errors import UserError
+from lit_unlearn.generate import evaluating
 from lit_unlearn.parallel import global_mean
 from lit_unlearn.reference import reference_states
 from lit_unlearn.scoring import ScoringEngine
@@ -21,13 +23,13 @@ def step_loss(
     policy: PreTrainedModel,
     reference: PreTrainedModel | None,
     batch: Mapping[str, Mapping[str, Tensor]],
-    terms: Mapping[str, Mapping[str, Any]],
+    terms: Mapping[str, Mapping[str, Any] | None],
 ) -> dict[str, Any]:
     """The weighted sum of the terms on one batch.
 
     Args:
-        policy: a Hugging Face causal LM.
-        reference: its frozen start; None where no term reads it.
+        policy: a Hugging Face causal LM, in the mode the caller has set (training uses ``train()``).
+        reference: its frozen start, scored in evaluation mode; None where no term reads it.
         batch: role -> ``{input_ids, attention_mask, labels}``, each [B, T]; labels are not shifted, -100 on prompt
             and padding. ``forget`` and ``alternate`` pair row by row.
         terms: as YAML has them: name -> ``{weight, objective: {name, ...}}``.
@@ -40,20 +42,35 @@ def step_loss(
     """
     built = terms_from(terms)
     needs = union_of_needs(built)
-    rows = {Role(role): _rows(tensors) for role, tensors in batch.items()}
+    rows = {_role(role): _rows(role, tensors) for role, tensors in batch.items()}
     missing = sorted(role for role in {*needs.policy, *needs.reference} if role not in rows)
     if missing:
         raise UserError(f"the terms read the roles {', '.join(missing)}, which the batch does not hold")
     if needs.reference and reference is None:
         raise UserError(f"the terms read the reference on {', '.join(sorted(needs.reference))}; give one")
     start = None if reference is None else ScoringEngine(reference)
-    sums = ScoringEngine(policy)(rows, built, reference_states(rows, needs.reference, start))
+    with evaluating(start) if start is not None else nullcontext():
+        states = reference_states(rows, needs.reference, start)
+    try:
+        sums = ScoringEngine(policy)(rows, built, states)
+    except ValueError as error:  # a layer the model does not have, roles that do not pair
+        raise UserError(str(error)) from error
     means = {name: global_mean(total.value, total.weight) for name, total in sums.items()}
     loss = torch.stack([built[name].weight * mean for name, (mean, _) in means.items()]).sum()
     return {"loss": loss, "terms": {name: value.item() for name, (_, value) in means.items()}}
 
 
-def _rows(tensors: Mapping[str, Tensor]) -> Rows:
+def _role(name: str) -> Role:
+    try:
+        return Role(name)
+    except ValueError as error:
+        raise UserError(f"the batch has no role {name!r}; choose among {', '.join(Role)}") from error
+
+
+def _rows(role: str, tensors: Mapping[str, Tensor]) -> Rows:
+    missing = {"input_ids", "attention_mask", "labels"} - tensors.keys()
+    if missing:
+        raise UserError(f"the batch's {role} rows lack {', '.join(sorted(missing))}")
     labels = tensors["labels"]
     ids = torch.arange(len(labels), device=labels.device)
     return Rows(tensors["input_ids"], tensors["attention_mask"], labels, ids)

@@ -31,7 +31,8 @@ class GradientRectification(Schedule):
     retain: list[str] = field(default_factory=lambda: ["retain"])
     """All other terms."""
     gamma: float = 0.8
-    """Share of the newest retain gradient in m (``gamma_gru`` of the authors' code); 1: no memory."""
+    """Share of the newest retain gradient in m, as read in a public GRU trainer (``gamma_gru``); not checked against
+    the paper. 1: no memory."""
     update: Literal["total", "forget"] = "total"
     """``total``: step along rectified g_f plus g_r; without conflict the plain step. ``forget``: along rectified g_f
     alone, the retain rows only guard it (the authors' code)."""

@@ -26,7 +26,9 @@ class RetainSelection(Schedule):
 
     ``I_con(x, y) = |CE(theta_o) - CE(theta_t1)|``, CE the mean over the answer's tokens, theta_o the policy's start:
     rows that move along with the forget rows before t1 hold what is to be forgotten and are left out for good.
-    Before t1 no retain row counts. Chosen at the end of epoch t1 - 1, so the choice is in that epoch's checkpoint.
+    The mean is over the rows that count, where the paper divides by all rows: with a share kept of s the retain term
+    is 1 / s larger here. Before t1 no retain row counts. Chosen at the end of epoch t1 - 1, so the choice is in that
+    epoch's checkpoint.
     Logged once: ``selection/<role>_kept``, the number of rows, and ``selection/<role>_max_influence``, theirs.
     """
 

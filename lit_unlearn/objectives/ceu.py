@@ -16,6 +16,10 @@ class CEU:
     """Leave the first n tokens of each answer alone, so that the model still starts to answer; 1 in the source."""
     reduction: Reduction = "token_mean"
 
+    def __post_init__(self) -> None:
+        if self.ignore_first_n_answer_tokens < 0:
+            raise ValueError(f"ignore_first_n_answer_tokens={self.ignore_first_n_answer_tokens} must not be negative")
+
     @property
     def needs(self) -> Needs:
         return Needs(policy={self.role: Ask(logits=True)})

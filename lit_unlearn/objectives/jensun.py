@@ -17,13 +17,13 @@ class JensUn:
     """
 
     target_tokens: list[int]
-    """Token ids of the refusal, e.g. of " No idea"."""
+    """Token ids of the refusal, e.g. of "No idea"."""
     role: Role = Role.forget
     reduction: Reduction = "token_mean"
 
     def __post_init__(self) -> None:
-        if not self.target_tokens:
-            raise ValueError("target_tokens is empty; give the token ids of a short refusal")
+        if not self.target_tokens or min(self.target_tokens) < 0:
+            raise ValueError(f"target_tokens={self.target_tokens} must be the token ids of a short refusal")
 
     @property
     def needs(self) -> Needs:
@@ -31,6 +31,8 @@ class JensUn:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
+        if max(self.target_tokens) >= scores.logits.shape[-1]:
+            raise ValueError(f"target_tokens={self.target_tokens}: the vocabulary has {scores.logits.shape[-1]} tokens")
         refusal = torch.tensor(self.target_tokens, device=scores.labels.device)
         target = refusal[scores.answer_index.clamp(min=0) % len(refusal)]  # [N]
         log_p = scores.logits.log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)  # [N]

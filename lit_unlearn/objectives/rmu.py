@@ -29,6 +29,12 @@ class RMU:
     direction: list[float] | None = None
     """u itself, D numbers of any length but 0; null: drawn from ``seed``."""
 
+    def __post_init__(self) -> None:
+        if self.layer < 0 or self.coefficient <= 0 or (self.direction is not None and not any(self.direction)):
+            raise ValueError(
+                f"layer={self.layer} must not be negative, coefficient={self.coefficient} above 0, direction not all 0"
+            )
+
     @property
     def needs(self) -> Needs:
         ask = {self.role: Ask(hidden_layers=(self.layer,), logps=False)}

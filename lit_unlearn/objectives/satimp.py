@@ -19,6 +19,10 @@ class SatImp:
     authors' README."""
     reduction: Reduction = "token_mean"
 
+    def __post_init__(self) -> None:
+        if self.beta1 < 0 or self.beta2 < 0:
+            raise ValueError(f"beta1={self.beta1} and beta2={self.beta2} must not be negative")
+
     @property
     def needs(self) -> Needs:
         return Needs(policy={self.role: LOGPS})

@@ -10,9 +10,11 @@ from lit_unlearn.types import LOGPS, Loss, Needs, Reduction, Role, ScoresByRole
 
 @dataclass(frozen=True)
 class TNPO:
-    r"""``sg[w_i] log p_i`` with ``w_i = 2 p_i^beta / (p_i^beta + o_i^beta)``, o the reference's token probability.
+    r"""``sg[w_i] log p_i``, ``w_i = 2 p_i^beta / (p_i^beta + o_i^beta + epsilon)``, o the reference's.
 
-    NPO's weight, token by token; 1 where policy and reference agree.
+    NPO's weight, token by token (p and o are token probabilities). Where policy and reference agree it is 1 for
+    epsilon = 0; the default epsilon leaves tokens alone whose p^beta is far below it (p below 0.05 at beta 4), whether
+    or not they have been unlearned.
     """
 
     role: Role = Role.forget
@@ -21,6 +23,10 @@ class TNPO:
     epsilon: float = 1e-5
     """Added to the denominator, as in the authors' repository; 0 gives ``2 sigmoid(beta log(p / o))``."""
     reduction: Reduction = "token_mean"
+
+    def __post_init__(self) -> None:
+        if self.beta <= 0 or self.epsilon < 0:
+            raise ValueError(f"beta={self.beta} must be above 0, epsilon={self.epsilon} not negative")
 
     @property
     def needs(self) -> Needs:

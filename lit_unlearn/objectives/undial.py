@@ -20,6 +20,10 @@ class UNDIAL:
     """How far the target's logit is lowered in the teacher."""
     reduction: Reduction = "token_mean"
 
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"beta={self.beta} must not be negative: the answer would be taught instead")
+
     @property
     def needs(self) -> Needs:
         ask = {self.role: Ask(logits=True)}

@@ -14,6 +14,10 @@ class WGA:
     """Exponent; 0 is gradient ascent. The paper recommends 1."""
     reduction: Reduction = "token_mean"
 
+    def __post_init__(self) -> None:
+        if self.beta < 0:
+            raise ValueError(f"beta={self.beta} must not be negative: rare tokens would be weighted up without a bound")
+
     @property
     def needs(self) -> Needs:
         return Needs(policy={self.role: LOGPS})

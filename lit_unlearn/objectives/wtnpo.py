@@ -9,7 +9,7 @@ from lit_unlearn.objectives.tnpo import TNPO
 
 @dataclass(frozen=True)
 class WTNPO(TNPO):
-    r"""``sg[w_i] log p_i`` with ``w_i = 2 p_i^(beta + alpha) / (p_i^beta + o_i^beta)``."""
+    r"""``sg[w_i] log p_i`` with ``w_i = 2 p_i^(beta + alpha) / (p_i^beta + o_i^beta + epsilon)``."""
 
     alpha: float = 1.5
     """WGA's exponent, on top of TNPO's weight."""

@@ -174,3 +174,47 @@ def test_step_loss_says_what_is_wrong(name, roles, needle, policy, batch):
     rows = {role: batch[role] for role in roles}
     with pytest.raises(UserError, match=needle):
         step_loss(policy, None, rows, {"term": {"weight": 1.0, "objective": {"name": name}}})
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("wga", {"beta": -1}),
+        ("satimp", {"beta1": -1}),
+        ("tnpo", {"beta": -4}),
+        ("undial", {"beta": -1}),
+        ("ceu", {"ignore_first_n_answer_tokens": -1}),
+        ("jensun", {"target_tokens": [-1]}),
+        ("rmu", {"direction": [0.0, 0.0]}),
+    ],
+)
+def test_absurd_fields_are_refused(name: str, fields: dict):
+    with pytest.raises(ValueError, match="must"):
+        OBJECTIVES[name](**fields)
+
+
+def test_tnpo_s_default_epsilon_damps_tokens_that_were_unlikely_all_along():
+    logp = torch.tensor([0.5, 0.01]).log()
+    weight = OBJECTIVES["tnpo"]().weight(logp, logp)
+    p4 = torch.tensor([0.5, 0.01]) ** 4
+    assert torch.allclose(weight, 2 * p4 / (2 * p4 + 1e-5), rtol=1e-5)
+    assert weight[0] > 0.999
+    assert weight[1] < 0.01
+
+
+def test_step_loss_takes_terms_as_yaml_writes_them(policy, make_rows):
+    """Our own confs leave a base's term out with null."""
+    rows = make_rows()
+    batch = {"forget": {name: getattr(rows, name) for name in ("input_ids", "attention_mask", "labels")}}
+    whole = step_loss(policy, None, batch, {"forget": {"objective": {"name": "grad_ascent"}}, "retain": None})
+    assert set(whole["terms"]) == {"forget"}
+    for wrong, message in (
+        ({"forgt": batch["forget"]}, "no role 'forgt'"),
+        ({"forget": {"input_ids": rows.input_ids}}, "lack attention_mask, labels"),
+    ):
+        with pytest.raises(UserError, match=message):
+            step_loss(policy, None, wrong, {"forget": {"objective": {"name": "grad_ascent"}}})
+    with pytest.raises(UserError, match="decoder blocks 0 to 3"):
+        step_loss(policy, None, batch, {"forget": {"objective": {"name": "rmu"}}})
+    with pytest.raises(UserError, match="terms is empty"):
+        step_loss(policy, None, batch, {"forget": None})
