@@ -1,0 +1,74 @@
+"""Attention that follows a pattern of its own: one name under which any model that takes part can be run packed.
+
+A pattern travels with the call, as the keyword ``pattern`` of the body's forward; without one the model attends as
+always. So one model serves packed rows, a decoding cache and the library's own generation, also when a layer is run
+again in the backward pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+NAME = "lit_unlearn"
+
+
+class Pattern(Protocol):
+    """Who attends to whom."""
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+    ) -> Tensor:
+        """[B, H, T, d], [B, H_kv, T, d] twice -> [B, T, H, d]."""
+        ...
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    pattern: Pattern | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer of a model that was given to ``take_part``."""
+    if pattern is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    assert isinstance(module.layer_idx, int)
+    return pattern.attend(module.layer_idx, query, key, value, dropout, scaling), None
+
+
+AttentionInterface.register(NAME, attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def take_part(model: PreTrainedModel) -> bool:
+    """Let the model's body follow patterns; False, and nothing changed, where its kind of attention cannot."""
+    config = model.config.get_text_config()
+    if config._attn_implementation == NAME:
+        return True
+    windows = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    caps = getattr(config, "attn_logit_softcapping", None)
+    positions = "position_ids" in inspect.signature(type(model.base_model).forward).parameters
+    possible = model._supports_attention_backend and positions and not windows and not caps
+    if config._attn_implementation != "sdpa" or not possible or kinds != {"full_attention"}:
+        return False
+    model.set_attn_implementation(NAME)
+    return True
+
+
+def inputs_of(input_ids: Tensor, position_ids: Tensor, pattern: Pattern) -> Mapping[str, object]:
+    """Keyword arguments of a body's forward that follows a pattern."""
+    ready = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device)  # a mask made already: none is built
+    return {"input_ids": input_ids, "position_ids": position_ids, "attention_mask": ready, "pattern": pattern}
