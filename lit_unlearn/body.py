@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -13,9 +13,11 @@ class _Enough(Exception):
 
 
 def run_body(
-    model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, layers: Iterable[int], final: bool
+    model: PreTrainedModel, inputs: Mapping[str, object], layers: Iterable[int], final: bool
 ) -> tuple[Tensor | None, dict[int, Tensor]]:
-    """([B, T, D] final hidden states if ``final``, [B, T, D] outputs of ``layers``).
+    """([B T, D] final hidden states if ``final``, [B T, D] outputs of ``layers``), tokens of all rows in order.
+
+    ``inputs``: keyword arguments of the body's forward.
 
     Raises:
         ValueError: the model has no such block.
@@ -27,7 +29,7 @@ def run_body(
 
     def capture(layer: int):
         def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-            captured[layer] = output if isinstance(output, Tensor) else output[0]
+            captured[layer] = (output if isinstance(output, Tensor) else output[0]).flatten(0, 1)
             if not final and layer == wanted[-1]:
                 raise _Enough
 
@@ -35,7 +37,7 @@ def run_body(
 
     handles = [blocks[layer].register_forward_hook(capture(layer)) for layer in wanted]
     try:
-        hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        hidden = model.base_model(**inputs, use_cache=False).last_hidden_state.flatten(0, 1)
     except _Enough:
         hidden = None
     finally:

@@ -1,6 +1,9 @@
-"""The training step: one forward of the policy, the terms of the loss, exact means over ranks."""
+"""The training step: the terms of the loss on one batch, what they log, and the faults that stop a run."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
 
 import lightning as L
 import torch
@@ -8,7 +11,6 @@ from torch import Tensor
 
 from lit_unlearn.errors import NonFiniteLoss
 from lit_unlearn.optim import OptimConfig, adamw, schedule
-from lit_unlearn.parallel import all_reduce_sum, global_mean
 from lit_unlearn.reference import reference_states
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import Batch, Terms, union_of_needs
@@ -25,8 +27,10 @@ class UnlearnModule(L.LightningModule):
         self.terms, self.optim = dict(terms), optim
         self.weights = {name: term.weight for name, term in terms.items()}
         """Of the terms, as they stand now; schedules move them."""
-        self.last_losses: dict[str, Tensor] = {}
-        """Of the terms, unweighted and differentiable, from the forward to the end of the backward."""
+        self.apart: frozenset[str] = frozenset()
+        """Terms whose gradient somebody wants apart from the others'."""
+        self.loss_apart: Tensor | None = None
+        """Their weighted sum, differentiable, from the forward to the end of the backward."""
         self.needs = union_of_needs(terms)
         self.reference = None if reference is None else reference.eval().requires_grad_(False)
         self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
@@ -34,23 +38,18 @@ class UnlearnModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""
         reference = reference_states(batch, self.needs.reference, self.reference)
-        sums = self.engine(batch, self.terms, reference)
-        total = torch.zeros((), device=self.device)
-        logged: dict[str, Tensor] = {}
-        for name, term_sum in sums.items():
-            loss, logged[f"train/{name}_loss"] = global_mean(term_sum.value, term_sum.weight)
-            total = total + self.weights[name] * loss
-            self.last_losses[name] = loss
-            weight = all_reduce_sum(term_sum.weight).clamp(min=1e-12)
-            logged |= {f"train/{name}_{key}": all_reduce_sum(stat) / weight for key, stat in term_sum.stats.items()}
-        self._refuse_non_finite(logged, batch)
-        logged["train/loss"] = torch.stack([self.weights[name] * logged[f"train/{name}_loss"] for name in sums]).sum()
+        step = self.engine(batch, self.terms, reference, self.weights, self.apart)
+        self._refuse_non_finite(step.losses, batch)
+        self.loss_apart = step.apart
+        total = sum(self.weights[name] * value for name, value in step.losses.items())
+        logged = {f"train/{name}_loss": value for name, value in step.losses.items()}
+        logged |= {f"train/{name}": value for name, value in step.stats.items()} | {"train/loss": total}
         self.log_dict(logged, prog_bar=False, batch_size=1)
-        self.log("loss", logged["train/loss"], prog_bar=True, logger=False, batch_size=1)
-        return total
+        self.log("loss", total, prog_bar=True, logger=False, batch_size=1)
+        return step.loss
 
     def on_after_backward(self) -> None:
-        self.last_losses = {}  # or their graph would outlive the step
+        self.loss_apart = None  # or its graph would outlive the step
 
     def configure_optimizers(self):
         optimizer = adamw(self.engine.parameters(), self.optim)
@@ -72,15 +71,13 @@ class UnlearnModule(L.LightningModule):
         for key in [key for key in weights if key.startswith("reference.")]:
             del weights[key]
 
-    def _refuse_non_finite(self, logged: dict[str, Tensor], batch: Batch) -> None:
-        losses = {name: value for name, value in logged.items() if name.endswith("_loss")}
-        finite = torch.isfinite(torch.stack(list(losses.values()))).tolist()
-        bad = [name for name, good in zip(losses, finite, strict=True) if not good]
-        if bad:
-            name = bad[0].removeprefix("train/").removesuffix("_loss")
+    def _refuse_non_finite(self, losses: Mapping[str, float], batch: Batch) -> None:
+        for name, loss in losses.items():
+            if math.isfinite(loss):
+                continue
             rows = {role.value: block.example_id.tolist() for role, block in batch.items()}
             raise NonFiniteLoss(
-                f"term '{name}' is {losses[bad[0]].item()} at step {self.global_step}, epoch {self.current_epoch}; "
+                f"term '{name}' is {loss} at step {self.global_step}, epoch {self.current_epoch}; "
                 f"rows of this rank: {rows}. The weights have not moved on it and a checkpoint from before is kept; "
                 "try a lower optim.lr or a bounded objective"
             )

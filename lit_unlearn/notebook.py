@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from lit_unlearn.config import terms_from
 from lit_unlearn.errors import UserError
 from lit_unlearn.generate import evaluating
-from lit_unlearn.parallel import global_mean
 from lit_unlearn.reference import reference_states
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import Role, Rows, union_of_needs
@@ -52,12 +51,10 @@ def step_loss(
     with evaluating(start) if start is not None else nullcontext():
         states = reference_states(rows, needs.reference, start)
     try:
-        sums = ScoringEngine(policy)(rows, built, states)
+        step = ScoringEngine(policy)(rows, built, states)
     except ValueError as error:  # a layer the model does not have, roles that do not pair
         raise UserError(str(error)) from error
-    means = {name: global_mean(total.value, total.weight) for name, total in sums.items()}
-    loss = torch.stack([built[name].weight * mean for name, (mean, _) in means.items()]).sum()
-    return {"loss": loss, "terms": {name: value.item() for name, (_, value) in means.items()}}
+    return {"loss": step.loss, "terms": step.losses}
 
 
 def _role(name: str) -> Role:

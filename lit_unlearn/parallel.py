@@ -50,13 +50,3 @@ def broadcast_object(value: Value) -> Value:
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
-
-def global_mean(value_sum: Tensor, weight_sum: Tensor) -> tuple[Tensor, Tensor]:
-    """(loss to differentiate, its value over all ranks) of a weighted mean whose rows are spread over ranks.
-
-    The first is ``world * local sum / global weight``: gradients averaged over ranks (DDP, ZeRO, FSDP) are then
-    exactly those of one process with all rows. Weights of zero everywhere give zero.
-    """
-    totals = all_reduce_sum(torch.stack([value_sum.detach(), weight_sum.detach()]))
-    denominator = torch.where(totals[1] > 0, totals[1], 1.0)
-    return value_sum * world_size() / denominator, totals[0] / denominator

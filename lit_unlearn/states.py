@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from lit_unlearn.head import Head, Statistics
 from lit_unlearn.types import IGNORE_INDEX, Ask, Role, Rows, Scores
 
 
@@ -25,8 +26,8 @@ class States:
     """[N, D] after the final norm; None where ``logps`` are known."""
     logps: Tensor | None = None
     """[N] float32."""
-    head: Callable[[Tensor], Tensor] | None = None
-    """hidden [n, D] -> logits [n, V]."""
+    head: Head | None = None
+    """hidden [n, D] -> logits [n, V]; None where no log-probs are formed."""
     layers: Mapping[int, Tensor] = field(default_factory=dict)
     """[M, D] outputs of decoder blocks at the labelled positions."""
     layer_row: Tensor | None = None
@@ -46,6 +47,23 @@ class States:
             {layer: hidden[layered] for layer, hidden in self.layers.items()},
             None if self.layer_row is None else self.layer_row[layered] - first,
         )
+
+    def leaf(self, head: Head) -> States:
+        """The same numbers cut off from the body, gathering their own gradients, behind another head."""
+        cut = lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad)  # noqa: E731
+        return replace(
+            self,
+            hidden=None if self.hidden is None else cut(self.hidden),
+            head=None if self.head is None else head,
+            layers={layer: cut(output) for layer, output in self.layers.items()},
+        )
+
+    def gradients(self, whole: States) -> list[tuple[Tensor, Tensor]]:
+        """(tensor of ``whole``, the gradient its leaf here has gathered)."""
+        pairs = [(whole.layers[layer], leaf.grad) for layer, leaf in self.layers.items()]
+        if whole.hidden is not None and self.hidden is not None:
+            pairs.append((whole.hidden, self.hidden.grad))
+        return [(tensor, gradient) for tensor, gradient in pairs if gradient is not None]
 
 
 def _between(row: Tensor, first: int, last: int) -> slice:
@@ -89,17 +107,36 @@ def scores_of(states: States, ask: Ask) -> Scores:
         logps = torch.zeros_like(labels, dtype=torch.float32) if states.logps is None else states.logps
         return Scores(logps, *common, extras)
     assert states.hidden is not None
-    logits = states.head(states.hidden).float()  # [n, V]
-    log_z = logits.logsumexp(-1)  # [n]
-    logps = torch.where(mask, logits.gather(-1, labels[:, None]).squeeze(-1) - log_z, 0.0)
-    if ask.top_k:
-        values, ids = logits.topk(min(ask.top_k, logits.shape[-1]), dim=-1)
-        extras |= {"topk_logps": values - log_z[:, None], "topk_ids": ids}
-    if ask.entropy:
-        extras["entropy"] = log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1)
-    if ask.logits:
+    logits = states.head(states.hidden)  # [n, V]
+    if ask.logits:  # they outlive this function, so their buffer cannot serve twice
+        log_z = logits.logsumexp(-1)  # [n]
+        logps = logits.gather(-1, labels[:, None]).squeeze(-1) - log_z
+        top_logits, top_ids = logits.topk(min(ask.top_k, logits.shape[-1]), dim=-1)
+        top_logps = top_logits - log_z[:, None]
+        entropy = log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1) if ask.entropy else log_z
         extras["logits"] = logits
-    return Scores(logps, *common, extras)
+    else:
+        logps, top_logps, top_ids, entropy = Statistics.apply(logits, labels, ask.top_k, ask.entropy)  # type: ignore[misc]
+    if ask.top_k:
+        extras |= {"topk_logps": top_logps, "topk_ids": top_ids}
+    if ask.entropy:
+        extras["entropy"] = entropy
+    return Scores(torch.where(mask, logps, 0.0), *common, extras)
+
+
+def blank_scores(states: States, ask: Ask) -> Scores:
+    """Scores of which only the labels are real, every number 0: enough for the weights of a loss."""
+    scores = scores_of(replace(states, head=None, logps=None), ask)
+    shape, zeros = states.labels.shape, scores.logps
+    extras = dict(scores.extras)
+    if ask.top_k or ask.logits:
+        assert states.head is not None
+        vocabulary = states.head.vocabulary
+        top = zeros.new_zeros(*shape, min(ask.top_k, vocabulary))
+        extras |= {"topk_logps": top, "topk_ids": top.long()}
+        if ask.logits:
+            extras["logits"] = zeros.new_zeros(*shape, vocabulary)
+    return replace(scores, extras=extras | {"entropy": zeros})
 
 
 def cut_rows(counts: Sequence[int], budget: int) -> list[tuple[int, int]]:

@@ -11,8 +11,8 @@ import lit_unlearn
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"types", "errors", "environment", "parallel", "tiny", "body"},
-    {"console", "conf_files", "states", "objectives", "data", "generate", "optim", "outputs", "smollm2", "trainer"},
+    {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "head"},
+    {"console", "conf_files", "states", "packing", "objectives", "data", "generate", "optim", "outputs", "smollm2", "trainer"},
     {"scoring", "models", "history"},
     {"reference", "evaluation", "plots"},
     {"module", "results"},

@@ -57,12 +57,15 @@ class GradientRectification(Schedule):
             raise ValueError(f"add {', '.join(sorted(rest))} to forget or to retain: every term is one or the other")
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        pl_module.apart = frozenset(self.forget)
         self.mean = {name: mean.to(pl_module.device) for name, mean in self.mean.items()}
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         assert isinstance(pl_module, UnlearnModule)
         weights = _trainable(pl_module)
-        part = torch.stack([pl_module.weights[name] * pl_module.last_losses[name] for name in self.forget]).sum()
+        part = pl_module.loss_apart
+        assert part is not None
         grads = torch.autograd.grad(part, list(weights.values()), retain_graph=True, materialize_grads=True)
         self.forget_grads = {
             name: all_reduce_sum(grad) / world_size() for name, grad in zip(weights, grads, strict=True)

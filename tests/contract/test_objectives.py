@@ -199,7 +199,7 @@ def test_gradient_reaches_the_policy_only(objective, models, make_batch):
     models[1].requires_grad_(True)
     batch, asks = make_batch(objective), objective.needs.policy.values()
     known = ScoringEngine(models[1]).states(batch, objective.needs.reference)
-    ScoringEngine(models[0])(batch, {"term": Term(1.0, objective)}, known)["term"].value.backward()
+    ScoringEngine(models[0])(batch, {"term": Term(1.0, objective)}, known).loss.backward()
     below = (
         "model.embed_tokens.",
         *(f"model.layers.{i}." for ask in asks for i in range(max((*ask.hidden_layers, -1)) + 1)),
@@ -223,7 +223,7 @@ def test_extreme_probabilities(objective, case):
     mild = torch.randn(5, 160, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
     def states(table):
-        return States(labels, row, torch.ones(2), table, None, lambda hidden: hidden, {1: table}, row)
+        return States(labels, row, torch.ones(2), table, None, torch.clone, {1: table}, row)  # type: ignore[arg-type]
 
     for policy, other in ((extreme, mild), (mild, extreme)):
         asks, known = objective.needs.policy, objective.needs.reference
@@ -241,7 +241,7 @@ def test_extreme_probabilities(objective, case):
 def test_bf16_hidden_states(objective, models, make_batch):
     def low(state: States) -> States:
         full = state.head
-        head = None if full is None else lambda hidden: full(hidden.bfloat16().float()).bfloat16()
+        head = None if full is None else lambda hidden: full(hidden.bfloat16().float()).bfloat16().float()
         return replace(state, head=head, layers={layer: hidden.bfloat16() for layer, hidden in state.layers.items()})
 
     rounded = lambda states: {role: low(state) for role, state in states.items()}  # noqa: E731
@@ -261,14 +261,14 @@ def test_slices_equal_one_slice(objective, models, make_batch):
         engine = ScoringEngine(models[0], logits_mib)
         with torch.no_grad():
             known = ScoringEngine(models[1]).states(batch, objective.needs.reference)
-        total = engine(batch, terms, known)["term"]
-        (total.value / total.weight).backward()
-        outcomes.append((total, [p.grad for p in models[0].parameters()]))
+        step = engine(batch, terms, known, {"term": 1.0, "beside": 0.0})
+        step.loss.backward()
+        outcomes.append((step, [p.grad for p in models[0].parameters()]))
     (one, one_grads), (many, many_grads) = outcomes
-    assert torch.equal(one.weight, many.weight)
     assert len(engine._plan(list(engine.states(batch, union_of_needs(terms).policy).values()))) == 4
-    for name, left, right in [("value", one.value, many.value), *((k, v, many.stats[k]) for k, v in one.stats.items())]:
-        torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5, msg=name)
+    assert one.losses == pytest.approx(many.losses, rel=1e-5, abs=1e-5)
+    assert one.stats == pytest.approx(many.stats, rel=1e-5, abs=1e-5)
+    assert one.loss.item() == pytest.approx(one.losses["term"], rel=1e-5, abs=1e-5)
     for left, right in zip(one_grads, many_grads, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-5)
 
@@ -293,6 +293,5 @@ def test_logged_logp_is_the_answer_s_whatever_positions_the_loss_reads(policy, r
     for positions in ("answer", "attended"):
         terms = {"retain": Term(1.0, OBJECTIVES["kl"](positions=positions, reduction="seq_mean"))}
         states = ScoringEngine(reference).states(rows, union_of_needs(terms).reference)
-        total = ScoringEngine(policy)(rows, terms, states)["retain"]
-        logps.append((total.stats["logp"] / total.weight).item())
+        logps.append(ScoringEngine(policy)(rows, terms, states).stats["retain_logp"])
     assert logps[0] == pytest.approx(logps[1], rel=1e-6)

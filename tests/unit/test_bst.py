@@ -26,7 +26,7 @@ def random_case(seed: int, scale: float = 2.0) -> tuple[torch.Tensor, torch.Tens
 
 def apply(objective: BST, logits: torch.Tensor, labels: torch.Tensor, rows: tuple[int, ...] = (6, 4, 2)) -> Loss:
     row = torch.arange(len(rows)).repeat_interleave(torch.tensor(rows))
-    states = States(labels, row, torch.ones(len(rows)), logits, head=lambda hidden: hidden)
+    states = States(labels, row, torch.ones(len(rows)), logits, head=torch.clone)  # type: ignore[arg-type]
     return objective({Role.forget: scores_of(states, objective.needs.policy[Role.forget])}, {})
 
 
@@ -135,7 +135,7 @@ def test_unlabelled_positions_have_no_gradient():
     logits, labels = random_case(3)
     labels[[1, 6]] = IGNORE_INDEX
     states = States(
-        labels, torch.zeros(NUM_TOKENS, dtype=torch.int64), torch.ones(1), logits, head=lambda hidden: hidden
+        labels, torch.zeros(NUM_TOKENS, dtype=torch.int64), torch.ones(1), logits, head=torch.clone
     )
     assert (scores_of(states, LOGPS).logps == 0).nonzero().flatten().tolist() == [1, 6]
     found = gradient(BST(mix=0.5, k=5), logits, labels)

@@ -292,7 +292,7 @@ def test_rectified_parts_carry_the_weights_of_now(run):
             seen.append(dict(gru.forget_grads))
 
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            assert not pl_module.last_losses  # the graph is let go
+            assert pl_module.loss_apart is None  # the graph is let go
 
     run(Anneal(k=0.25), gru, Look(), epochs=1)
     for name, grad in seen[0].items():
