@@ -190,8 +190,9 @@ def assemble(
     load_retain_model = retain_model_loader(config, retain_model)
     evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, load_retain_model)
     callbacks: list[L.Callback] = [Throughput(), evaluation]
-    if study.plan.cached:
-        callbacks.append(ReferenceCache(data, study.plan.cached, config.evaluation.batch_size))
+    if study.plan.stored:
+        directory = Path(config.model.reference_cache or run_dir / "reference")
+        callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
     if config.squeeze is not None:
         callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stops, config.seed))
     if store is not None:

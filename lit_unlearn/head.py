@@ -5,6 +5,7 @@ n positions of a slice, V vocabulary, D hidden size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -24,12 +25,9 @@ class Head:
     under autocast too: out of the low-precision product where the hardware can, of a float32 product elsewhere.
     """
 
-    def __init__(self, model: PreTrainedModel, learn: bool = False) -> None:
-        """``learn``: keep the gradients of the weights that are trainable."""
-        module = model.get_output_embeddings()
-        assert isinstance(module, nn.Module)
-        self.module = module
-        self.cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    def __init__(self, module: nn.Module, cap: float | None = None, learn: bool = False) -> None:
+        """``cap``: soft limit of the logits, as in Gemma 2. ``learn``: keep the gradients of trainable weights."""
+        self.module, self.cap = module, cap
         self.vocabulary = len(module.weight)  # type: ignore[arg-type]
         self.weights = {
             name: weight.detach().requires_grad_(learn and weight.requires_grad)
@@ -41,6 +39,17 @@ class Head:
             weight = self.weights["weight"]
             self.weight = weight.detach().to(_product_dtype(weight))  # [V, D]
             self.learns = weight.requires_grad
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, learn: bool = False) -> Head:
+        module = model.get_output_embeddings()
+        assert isinstance(module, nn.Module)
+        return cls(module, getattr(model.config.get_text_config(), "final_logit_softcapping", None), learn)
+
+    def frozen(self) -> Head:
+        """A head that stays as it is while the model's moves; its own copy, unless the model's cannot move."""
+        movable = any(weight.requires_grad for weight in self.module.parameters())
+        return Head(copy.deepcopy(self.module).requires_grad_(False) if movable else self.module, self.cap)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[n, D] -> [n, V] float32, a tensor of its own."""

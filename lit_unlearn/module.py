@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import lightning as L
 import torch
 from torch import Tensor
 
 from lit_unlearn.errors import NonFiniteLoss
+from lit_unlearn.generate import evaluating
+from lit_unlearn.lora import adapters_off, has_adapters
 from lit_unlearn.optim import OptimConfig, adamw, schedule
 from lit_unlearn.reference import reference_states
+from lit_unlearn.reference_store import ReferenceStore
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import Batch, Terms, union_of_needs
 
@@ -33,11 +37,14 @@ class UnlearnModule(L.LightningModule):
         """Their weighted sum, differentiable, from the forward to the end of the backward."""
         self.needs = union_of_needs(terms)
         self.reference = None if reference is None else reference.eval().requires_grad_(False)
+        self.store: ReferenceStore | None = None
+        """What is known of the start beforehand, from the start of the fit on."""
         self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""
-        reference = reference_states(batch, self.needs.reference, self.reference)
+        with self.start() as start:
+            reference = reference_states(batch, self.needs.reference, start, self.store)
         step = self.engine(batch, self.terms, reference, self.weights, self.apart)
         self._refuse_non_finite(step.losses, batch)
         self.loss_apart = step.apart
@@ -47,6 +54,15 @@ class UnlearnModule(L.LightningModule):
         self.log_dict(logged, prog_bar=False, batch_size=1)
         self.log("loss", total, prog_bar=True, logger=False, batch_size=1)
         return step.loss
+
+    @contextmanager
+    def start(self) -> Iterator[ScoringEngine | None]:
+        """The frozen start: the second model, the policy without its adapters, or None where neither is."""
+        if self.reference is not None or not has_adapters(self.engine.model):
+            yield self.reference
+            return
+        with adapters_off(self.engine.model), evaluating(self.engine):
+            yield self.engine
 
     def on_after_backward(self) -> None:
         self.loss_apart = None  # or its graph would outlive the step

@@ -1,14 +1,15 @@
-"""The frozen start of the policy: which of its scores are cached, and whether the model itself must stay."""
+"""The frozen start of the policy: which of its scores are stored, and where the others come from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.reference_store import ReferenceStore
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.states import StatesByRole, known_states
 from lit_unlearn.types import LOGPS, Ask, Batch, Needs, Role
@@ -18,40 +19,45 @@ from lit_unlearn.types import LOGPS, Ask, Batch, Needs, Role
 class ReferencePlan:
     """What is kept of the frozen start."""
 
-    cached: frozenset[Role] = frozenset()
-    """Roles whose answer log-probs are computed once, before the first step."""
+    stored: Mapping[Role, Ask] = field(default_factory=dict)
+    """Scored once, before the first step: log-probs, final hidden states or outputs of blocks of fixed rows."""
     resident: bool = False
-    """Keep the model: for full distributions each step, or for the log-probs of fresh beliefs at each refresh."""
+    """Keep a second model: for what is not stored, in each step or at each refresh of the beliefs."""
 
 
-def plan_reference(needs: Needs, choice: Literal["auto", "resident", "cached"]) -> ReferencePlan:
+def plan_reference(needs: Needs, choice: Literal["auto", "resident", "cached"], adapters: bool = False) -> ReferencePlan:
     """The least memory that serves the terms; nothing where no term reads the reference.
 
+    ``adapters``: the policy trains adapters only, so that without them it is its own reference.
+
     Raises:
-        UserError: ``cached`` was asked for and a term reads more than log-probs of fixed rows.
+        UserError: ``cached`` was asked for and a term reads sampled beliefs, whose text is not known beforehand.
     """
-    cacheable = frozenset(role for role, ask in needs.reference.items() if ask == LOGPS and role != Role.belief)
-    rest = set(needs.reference) - cacheable
-    if choice == "cached" and rest:
-        raise UserError(
-            f"model.reference=cached cannot serve the terms: on {', '.join(sorted(rest))} they read full "
-            "distributions or sampled beliefs; set model.reference=auto"
-        )
     if choice == "resident":
-        return ReferencePlan(resident=bool(needs.reference))
-    return ReferencePlan(cacheable, bool(rest))
+        return ReferencePlan(resident=bool(needs.reference) and not adapters)
+    fixed = {role: ask for role, ask in needs.reference.items() if role != Role.belief}
+    fresh = Role.belief in needs.reference
+    if choice == "cached" and fresh:
+        raise UserError(
+            "model.reference=cached cannot serve the terms: they read the reference on beliefs, which are sampled "
+            "during the run; set model.reference=auto"
+        )
+    return ReferencePlan(fixed, fresh and not adapters)
 
 
-def reference_states(batch: Batch, asks: Mapping[Role, Ask], engine: ScoringEngine | None) -> StatesByRole:
-    """Log-probs that travel with the rows where they are enough, a forward of the resident model elsewhere."""
-    known = {
-        role: known_states(batch[role])
-        for role, ask in asks.items()
-        if ask == LOGPS and batch[role].reference_logps is not None
-    }
-    missing = {role: ask for role, ask in asks.items() if role not in known}
+def reference_states(
+    batch: Batch, asks: Mapping[Role, Ask], engine: ScoringEngine | None, store: ReferenceStore | None = None
+) -> StatesByRole:
+    """What travels with the rows or is stored, and a forward of ``engine``, the start itself, for the rest."""
+    found = {}
+    for role, ask in asks.items():
+        if ask == LOGPS and batch[role].reference_logps is not None:
+            found[role] = known_states(batch[role])
+        elif store is not None and role in store.asks:
+            found[role] = store.states(role, batch[role])
+    missing = {role: ask for role, ask in asks.items() if role not in found}
     if not missing:
-        return known
+        return found
     assert engine is not None, f"no reference scores for {sorted(missing)}"
     with torch.no_grad():
-        return known | engine.states(batch, missing)
+        return found | engine.states(batch, missing)

@@ -104,7 +104,7 @@ class ScoringEngine(nn.Module):
         layers = {layer for ask in asks.values() for layer in ask.hidden_layers}
         final = any(ask.logps for ask in asks.values())
         hidden, outputs = run_body(self.model, rows_in.inputs, layers, final)
-        head = Head(self.model) if final else None
+        head = Head.of(self.model) if final else None
         states, offset = {}, 0
         for rows, (role, ask) in zip(blocks, asks.items(), strict=True):
             index = rows_in.index[offset : offset + len(rows.input_ids)]  # [B, T]
@@ -146,7 +146,7 @@ class ScoringEngine(nn.Module):
     ) -> Tensor:
         """Sum of the terms times their factors, with its gradient; what each term adds up to goes into ``sums``."""
         learn = torch.is_grad_enabled()
-        head, total = Head(self.model, learn), torch.zeros((), device=self.model.device)
+        head, total = Head.of(self.model, learn), torch.zeros((), device=self.model.device)
         leaves = {role: states.leaf(head) for role, states in policy.items()}
         for names in _groups(terms):
             group = {name: terms[name] for name in names}

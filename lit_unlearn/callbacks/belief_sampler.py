@@ -9,7 +9,7 @@ from typing import Literal
 
 import lightning as L
 
-from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.answers import score_answers
 from lit_unlearn.data.beliefs import Belief, BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
@@ -120,16 +120,18 @@ class BeliefSampler(L.Callback):
             distinct = list(dict.fromkeys(spoken))
             kept += [Encoded(row.id, row.prompt, tokens) for tokens in distinct]
             dropped[row.id] = (number - len(spoken), len(spoken) - len(distinct))
-        policy = answer_logps(module.engine, kept, size)
-        needs_reference = Role.belief in module.needs.reference
-        assert not needs_reference or module.reference is not None
-        reference = answer_logps(module.reference, kept, size) if needs_reference and module.reference else None
+        policy = score_answers(module.engine, kept, size)
+        reference = self._reference_logps(module, kept) if Role.belief in module.needs.reference else None
         beliefs: dict[int, list[Belief]] = {row.id: [] for row in rows}
         for index, row in enumerate(kept):
-            known = None if reference is None else tuple(reference[index])
-            mean = sum(policy[index]) / len(policy[index])
-            beliefs[row.id].append(Belief(row.answer, mean, known))
+            known = None if reference is None else reference[index]
+            beliefs[row.id].append(Belief(row.answer, policy[index].mean_logp, known))
         return {id: (found, dropped[id]) for id, found in beliefs.items()}
+
+    def _reference_logps(self, module: UnlearnModule, rows: list[Encoded]) -> list[tuple[float, ...]]:
+        with module.start() as engine:
+            assert engine is not None
+            return [answer.logps for answer in score_answers(engine, rows, self.config.batch_size)]
 
     def state_dict(self) -> dict:
         stored = {

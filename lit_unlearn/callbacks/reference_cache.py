@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -10,48 +11,63 @@ from tqdm import tqdm
 
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.errors import UserError
 from lit_unlearn.generate import evaluating
+from lit_unlearn.head import Head
 from lit_unlearn.module import UnlearnModule
-from lit_unlearn.parallel import gather_by_key, rank, world_size
+from lit_unlearn.parallel import rank, world_size
+from lit_unlearn.reference_store import ReferenceStore, model_digest, store_key, stored_tensors, write_part
 from lit_unlearn.scoring import ScoringEngine
-from lit_unlearn.types import LOGPS, Role
+from lit_unlearn.states import scores_of
+from lit_unlearn.types import LOGPS, Ask, Role
 
 
 class ReferenceCache(L.Callback):
-    """Log-probs of the answers under the policy's start; part of the checkpoint, since a resumed policy has moved."""
+    """Keeps what the terms read of the policy's start in ``directory``, in a folder named by what it depends on.
 
-    def __init__(self, data: UnlearnData, roles: Collection[Role], batch_size: int) -> None:
-        self.data, self.roles, self.batch_size = data, sorted(roles), batch_size
-        self.logps: dict[str, dict[int, list[float]]] = {}
+    Folders outlive the run: another run from the same model on the same rows finds its scores there. A resumed run
+    must find them, for its policy has moved.
+    """
+
+    def __init__(
+        self, data: UnlearnData, asks: Mapping[Role, Ask], batch_size: int, directory: Path, start: ScoringEngine
+    ) -> None:
+        """``start``: the policy's engine, before a checkpoint is loaded into it."""
+        self.data, self.asks, self.batch_size, self.directory = data, dict(asks), batch_size, directory
+        self.start = model_digest(start.model)
+        full = any(ask.logps and ask != LOGPS for ask in self.asks.values())
+        self.head = Head.of(start.model).frozen() if full else None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
-        for role in self.roles:
-            if role.value not in self.logps:
-                rows = self.data.rows[role][rank() :: world_size()]
-                title = f"reference log-probs of {role.value}"
-                with trainer.precision_plugin.forward_context():  # the training step's own rounding
-                    local = answer_logps(pl_module.engine, rows, self.batch_size, title)
-                self.logps[role.value] = gather_by_key({row.id: logps for row, logps in zip(rows, local, strict=True)})
-            self.data.know_reference(role, self.logps[role.value])
+        rows = {role: self.data.rows[role] for role in self.asks}
+        key = store_key(self.start, rows, self.asks, str(trainer.precision))
+        folder = self.directory / key[:16]
+        done = folder / "complete"
+        if not done.is_file():
+            if trainer.global_step:
+                raise UserError(
+                    f"resume=true, but the reference scores of the run's start are not in {folder}; the policy has "
+                    "moved, so they cannot be made again: start another run"
+                )
+            with trainer.precision_plugin.forward_context(), pl_module.start() as start:  # the step's own rounding
+                self._write(start or pl_module.engine, rows, folder, key)
+            trainer.strategy.barrier()
+            if trainer.is_global_zero:
+                done.touch()
+        store = pl_module.store = ReferenceStore(folder, key, self.asks, self.head)
+        for role in [role for role, ask in self.asks.items() if ask == LOGPS]:
+            self.data.know_reference(role, {row.id: store.get(role, row.id, "logps").tolist() for row in rows[role]})
 
-    def state_dict(self) -> dict:
-        return {"logps": self.logps}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        self.logps = state_dict["logps"]
-
-
-@torch.no_grad()
-def answer_logps(
-    engine: ScoringEngine, rows: list[Encoded], batch_size: int, title: str | None = None
-) -> list[list[float]]:
-    """Log-prob of each answer token of each row, in evaluation mode."""
-    answers = []
-    with evaluating(engine):
-        for first in tqdm(range(0, len(rows), batch_size), desc=title, disable=title is None, leave=False):
-            block = pad(rows[first : first + batch_size]).to(engine.model.device)
-            scores = engine.score({Role.forget: block}, {Role.forget: LOGPS})[Role.forget]
-            counts = scores.num_tokens.long().tolist()
-            answers += [part.tolist() for part in scores.logps.split(counts)]
-    return answers
+    @torch.no_grad()
+    def _write(self, engine: ScoringEngine, rows: Mapping[Role, list[Encoded]], folder: Path, key: str) -> None:
+        tensors = {}
+        with evaluating(engine):
+            for role, ask in self.asks.items():
+                mine = rows[role][rank() :: world_size()]
+                for first in tqdm(range(0, len(mine), self.batch_size), desc=f"reference: {role}", leave=False):
+                    batch = mine[first : first + self.batch_size]
+                    states = engine.states({role: pad(batch).to(engine.model.device)}, {role: ask})[role]
+                    logps = scores_of(states, LOGPS).logps if ask == LOGPS else None
+                    tensors |= stored_tensors(role, [row.id for row in batch], states, logps)
+        write_part(folder, f"{rank()}-of-{world_size()}", tensors, key)

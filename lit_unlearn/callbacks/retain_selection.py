@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 
-from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.answers import score_answers
 from lit_unlearn.callbacks.schedule import Schedule
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
@@ -118,8 +118,8 @@ class RetainSelection(Schedule):
         """Mean over the answer's tokens of each row; every rank scores its share and knows all."""
         assert isinstance(pl_module, UnlearnModule)
         mine = rows[rank() :: world_size()]
-        logps = answer_logps(pl_module.engine, mine, self.batch_size, f"cross-entropy of {self.role.value}")
-        return gather_by_key({row.id: -sum(known) / max(1, len(known)) for row, known in zip(mine, logps, strict=True)})
+        scored = score_answers(pl_module.engine, mine, self.batch_size, f"cross-entropy of {self.role.value}")
+        return gather_by_key({row.id: -answer.mean_logp for row, answer in zip(mine, scored, strict=True)})
 
     def state_dict(self) -> dict[str, Any]:
         return {"start": self.start, "kept": self.kept}

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from tqdm import tqdm
 
-from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.answers import score_answers
 from lit_unlearn.data.tofu_rows import spread
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.generate import Prompt, Sampling, beam_search, evaluating, generate
@@ -93,7 +93,7 @@ class SqueezeProbe(L.Callback):
         """Means over prompts of each response's mean token log-prob, and the statistics at the target's positions."""
         numbers = {}
         for band, rows in self.bands.items():
-            means = [sum(logps) / len(logps) for logps in answer_logps(engine, rows, self.config.batch_size)]
+            means = [answer.mean_logp for answer in score_answers(engine, rows, self.config.batch_size)]
             numbers[band] = sum(means) / len(means) if means else math.nan
         ask = Ask(top_k=self.config.top_k, entropy=True)
         with torch.no_grad(), evaluating(engine):
@@ -122,7 +122,7 @@ class SqueezeProbe(L.Callback):
             found = beam_search(engine.model, prompt, self.stop_ids, config.max_new_tokens, config.num_beams)
             rows = [Encoded(target.id, target.prompt, tokens) for tokens in dict.fromkeys(found) if tokens]
             rows = [row for row in rows if row.answer != target.answer]
-            logps = [sum(values) for values in answer_logps(engine, rows, config.batch_size)]
+            logps = [sum(answer.logps) for answer in score_answers(engine, rows, config.batch_size)]
             ranked = [rows[index] for index in sorted(range(len(rows)), key=lambda index: -logps[index])]
             first, second = round(0.2 * len(ranked)), round(0.6 * len(ranked))
             for band, part in zip(BANDS, (ranked[:first], ranked[first:second], ranked[second:]), strict=True):

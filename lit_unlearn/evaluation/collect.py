@@ -1,20 +1,17 @@
-"""Runs each probe once, on all ranks together: a model in, records out."""
+"""Asks all probes together, on all ranks: a model in, records out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from tqdm import tqdm
-
+from lit_unlearn.answers import score_answers
 from lit_unlearn.data.base import Probe
-from lit_unlearn.data.tokenize import Encoded, Encoder, pad
+from lit_unlearn.data.tokenize import Encoded, Encoder
 from lit_unlearn.evaluation.base import Record, Records
 from lit_unlearn.generate import Prompt, evaluating, generate
 from lit_unlearn.parallel import gather_by_key, rank, world_size
 from lit_unlearn.scoring import ScoringEngine
-from lit_unlearn.types import Ask, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,45 +43,58 @@ def encode_probe(encoder: Encoder, probe: Probe) -> EncodedProbe:
 def collect(
     engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedProbe], asking: Asking, title: str
 ) -> Records:
-    """Records of every probe, in (id, choice) order, whatever the number of ranks and the batch size."""
+    """Records of every probe, in (id, choice) order, whatever the number of ranks and the batch size.
+
+    All probes go through the model together: a question they share is computed once, an answer they share too.
+    """
+    asked = [
+        _Asked(probe.name, row, choice, target, probe.generate)
+        for probe in probes
+        for row, choice, target in zip(probe.rows, probe.choices, probe.targets, strict=True)
+    ]
+    mine = _share(asked)
     with evaluating(engine):
-        return {probe.name: _collect_one(engine, encoder, probe, asking, f"{title}: {probe.name}") for probe in probes}
-
-
-def _collect_one(
-    engine: ScoringEngine, encoder: Encoder, probe: EncodedProbe, asking: Asking, title: str
-) -> list[Record]:
-    mine = range(rank(), len(probe.rows), world_size())
-    rows = [probe.rows[index] for index in mine]
-    scored = teacher_forced(engine, rows, asking.batch_size, title)
-    texts: list[str | None] = [None] * len(rows)
-    if probe.generate:
-        prompts = [Prompt(row.prompt) for row in rows]
-        answers = generate(
-            engine.model, prompts, asking.stop_ids, asking.max_new_tokens, asking.batch_size, title=f"{title}, answers"
+        scored = score_answers(engine, [one.row for one in mine], asking.batch_size, f"{title}: answers given")
+        texts = _own_answers(engine, encoder, mine, asking, f"{title}: its own answers")
+    local = {
+        (one.probe, one.row.id, one.choice): Record(
+            one.row.id, one.choice, answer.logps, answer.greedy, one.target, texts[one.row.prompt] if one.speaks else None
         )
-        texts = [encoder.decode(answer) for answer in answers]
-    local = {}
-    for index, row, (logps, greedy), text in zip(mine, rows, scored, texts, strict=True):
-        local[row.id, probe.choices[index]] = Record(
-            row.id, probe.choices[index], logps, greedy, probe.targets[index], text
-        )
-    return list(gather_by_key(local).values())
+        for one, answer in zip(mine, scored, strict=True)
+    }
+    found: dict[str, list[Record]] = {probe.name: [] for probe in probes}
+    for (probe, _, _), record in gather_by_key(local).items():
+        found[probe].append(record)
+    return found
 
 
-@torch.no_grad()
-def teacher_forced(
-    engine: ScoringEngine, rows: Sequence[Encoded], batch_size: int, title: str | None = None
-) -> list[tuple[tuple[float, ...], tuple[bool, ...]]]:
-    """(log-prob, whether it is the most likely token) of each answer token of each row, in the rows' order."""
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index].prompt) + len(rows[index].answer))
-    results: list[tuple[tuple[float, ...], tuple[bool, ...]]] = [((), ())] * len(rows)
-    for first in tqdm(range(0, len(order), batch_size), desc=title, disable=title is None, leave=False):
-        batch = order[first : first + batch_size]
-        block = pad([rows[index] for index in batch]).to(engine.model.device)
-        scores = engine.score({Role.forget: block}, {Role.forget: Ask(top_k=1)})[Role.forget]
-        greedy = scores.topk(1)[1].squeeze(-1) == scores.labels  # [N]
-        counts = scores.num_tokens.long().tolist()
-        for index, logps, right in zip(batch, scores.logps.split(counts), greedy.split(counts), strict=True):
-            results[index] = tuple(logps.tolist()), tuple(right.tolist())
-    return results
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    probe: str
+    row: Encoded
+    choice: int
+    target: str
+    speaks: bool
+    """The model's own answer is wanted too."""
+
+
+def _share(asked: Sequence[_Asked]) -> list[_Asked]:
+    """This rank's part: whole questions, so that their answers stay together."""
+    prompts = {prompt: number for number, prompt in enumerate(sorted({one.row.prompt for one in asked}))}
+    return [one for one in asked if prompts[one.row.prompt] % world_size() == rank()]
+
+
+def _own_answers(
+    engine: ScoringEngine, encoder: Encoder, asked: Sequence[_Asked], asking: Asking, title: str
+) -> dict[tuple[int, ...], str]:
+    """Prompt -> the model's greedy answer."""
+    prompts = list(dict.fromkeys(one.row.prompt for one in asked if one.speaks))
+    answers = generate(
+        engine.model,
+        [Prompt(prompt) for prompt in prompts],
+        asking.stop_ids,
+        asking.max_new_tokens,
+        asking.batch_size,
+        title=title,
+    )
+    return {prompt: encoder.decode(answer) for prompt, answer in zip(prompts, answers, strict=True)}
