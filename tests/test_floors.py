@@ -12,6 +12,7 @@ import lit_unlearn
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
     {"types", "errors", "environment", "parallel", "tiny", "body"},
+    {"blocks", "lora", "optimizers"},
     {"console", "conf_files", "states", "objectives", "data", "generate", "optim", "outputs", "smollm2", "trainer"},
     {"scoring", "models", "history"},
     {"reference", "evaluation", "plots"},
