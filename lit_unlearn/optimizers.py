@@ -44,7 +44,7 @@ class AdamWInBackward(torch.optim.AdamW):
 def build_optimizer(name: OptimizerName, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
     """``groups`` and ``settings`` are those of ``torch.optim.AdamW``."""
     if name == "adamw_8bit":
-        return import_module("torchao.optim").AdamW8bit(groups, **settings, bf16_stochastic_round=True)
+        return _adamw_8bit(groups, **settings)
     if name == "adamw_paged":
         return import_module("bitsandbytes").optim.PagedAdamW32bit(groups, **settings)
     kind = torch.optim.AdamW if name == "adamw" else AdamWInBackward
@@ -61,7 +61,7 @@ def check_installed(name: OptimizerName, accelerator: str) -> None:
     if name not in _PACKAGES:
         return
     try:
-        import_module(_PACKAGES[name])  # also makes its states known to torch.load, which reads checkpoints first
+        import_module(_PACKAGES[name])
     except ImportError as error:
         raise UserError(f"optim.name={name} needs the extra lean: pip install -e '.[lean]' ({error})") from error
 
@@ -70,14 +70,43 @@ def check_installed(name: OptimizerName, accelerator: str) -> None:
 def hold_weights(model: PreTrainedModel, name: OptimizerName) -> None:
     """Give the weights the precision the optimizer keeps them in: for ``adamw_8bit`` bf16, else they stay float32.
 
-    Stochastic rounding stands for the float32 master. The vocabulary head stays float32 (with the embedding tied to
-    it), since logits rounded to bf16 would put noise on every log-prob.
+    Stochastic rounding stands for the float32 master. Embedding and vocabulary head stay float32: so do then the sums
+    that run through the blocks and the logits, and log-probs are as good as those of float32 weights under autocast.
     """
     if name != "adamw_8bit":
         return
-    head = model.get_output_embeddings()
-    assert isinstance(head, nn.Module)
-    kept = {id(weight) for weight in head.parameters()}
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    kept = {id(weight) for end in ends if isinstance(end, nn.Module) for weight in end.parameters()}
     for weight in model.parameters():
         if id(weight) not in kept:
             weight.data = weight.data.to(torch.bfloat16)  # not model.to: RoPE's float32 buffers must stay
+
+
+def _adamw_8bit(groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
+    optimizer = import_module("torchao.optim").AdamW8bit(groups, **settings, bf16_stochastic_round=True)
+    optimizer.register_state_dict_post_hook(_with_states(_flat))
+    optimizer.register_load_state_dict_pre_hook(_with_states(_quantized))
+    return optimizer
+
+
+def _with_states(change: Callable[[Any], Any]) -> Callable[[torch.optim.Optimizer, dict[str, Any]], dict[str, Any]]:
+    def hook(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+        states = {key: {name: change(value) for name, value in state.items()} for key, state in saved["state"].items()}
+        return {**saved, "state": states}
+
+    return hook
+
+
+def _flat(value: Any) -> Any:
+    """A quantized moment as plain tensors; Lightning's way of reading checkpoints cannot rebuild its class."""
+    if not hasattr(value, "__tensor_flatten__"):
+        return value
+    names, (signed, dtype) = value.__tensor_flatten__()
+    return {"tensors": {name: getattr(value, name) for name in names}, "signed": signed, "dtype": dtype}
+
+
+def _quantized(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    kind = import_module("torchao.optim.subclass_8bit").OptimState8bit
+    return kind(**value["tensors"], signed=value["signed"], dtype=value["dtype"])
