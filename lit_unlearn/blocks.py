@@ -13,16 +13,7 @@ from transformers import PreTrainedModel
 from lit_unlearn.body import decoder_blocks
 
 Checkpointing = Literal["none", "full", "selective"]
-_KEPT = (
-    "mm",
-    "addmm",
-    "bmm",
-    "baddbmm",
-    "_scaled_dot_product",
-    "_flash_attention",
-    "_efficient_attention",
-    "flash_attn",
-)
+_KEPT = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "flash_attn")
 """Beginnings of the names of the operations that selective checkpointing does not repeat."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from sys import modules
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +97,7 @@ def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def _adapted(model: nn.Module) -> dict[str, nn.Module]:
+def _adapted(model: nn.Module) -> dict[str, Any]:
     """The layers with adapters, by name; none where peft was never imported, since nothing else adds them."""
     tuners = modules.get("peft.tuners.tuners_utils")
     if tuners is None:

@@ -21,9 +21,9 @@ class OptimConfig:
     """Learning rate and schedule; the defaults are those of OpenUnlearning's TOFU runs."""
 
     name: OptimizerName = "adamw"
-    """``adamw``: float32 weights and moments, 16 bytes a weight with its gradient. ``adamw_8bit``: bf16 weights, rounded
-    stochastically, and 8-bit moments, 6 bytes. ``adamw_paged``: moments that move to the host when the GPU is full.
-    ``adamw_in_backward``: as ``adamw``, but each gradient is used and freed in the backward, 12 bytes; no clipping."""
+    """``adamw``: float32 weights and moments, 16 bytes a weight with its gradient. ``adamw_8bit``: bf16 weights that
+    are rounded at random, and 8-bit moments, 6 bytes. ``adamw_paged``: moments that go to the host when the GPU is
+    full. ``adamw_in_backward``: as ``adamw``, but each gradient is used and freed in the backward, 12 bytes."""
     lr: float = 1e-5
     weight_decay: float = 0.01
     """On matrices only, as in the Hugging Face trainer: norms and biases are left alone."""

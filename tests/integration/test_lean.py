@@ -53,9 +53,10 @@ def test_stopped_and_resumed_as_if_it_had_not_been(unlearn, start, options, monk
             raise RuntimeError("the power went out")
         return step(self, batch, batch_idx)
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="power"):
-        patch.setattr(UnlearnModule, "training_step", failing)
+    monkeypatch.setattr(UnlearnModule, "training_step", failing)
+    with pytest.raises(RuntimeError, match="power"):
         unlearn("stopped", *options)
+    monkeypatch.setattr(UnlearnModule, "training_step", step)
     stopped = unlearn("stopped", *options, "resume=true")
     for name in ("train/loss", "train/forget_loss", "squeeze/target"):
         assert read_history(stopped / "history.csv")[name] == read_history(straight / "history.csv")[name]
@@ -80,7 +81,7 @@ def test_in_backward_is_adamw(unlearn):
 def test_8bit_unlearns_and_resumes(unlearn, start, options):
     run_dir = unlearn("run", *options, "optim.lr=3e-3")
     ratio = dict(read_history(run_dir / "history.csv")["train/forget_log_ratio"])
-    assert ratio[0] == 0  # the reference has the policy's own rounding
+    assert abs(ratio[0]) < 1e-3  # the reference has the policy's own bf16 weights
     assert ratio[max(ratio)] < -0.1
     assert {weight.dtype for weight in weights(run_dir / "model").values()} == {torch.float32}
     (run_dir / "metrics.json").unlink()
