@@ -34,9 +34,11 @@ from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.history import History, wandb_logger
+from lit_unlearn.lora import add_adapters, check_lora_installed
 from lit_unlearn.models import check_path, load_pretrained, stop_ids
 from lit_unlearn.module import UnlearnModule
 from lit_unlearn.optim import freeze_others
+from lit_unlearn.optimizers import check_installed, hold_weights
 from lit_unlearn.outputs import write_json, write_text
 from lit_unlearn.reference import ReferencePlan, plan_reference
 from lit_unlearn.scoring import ScoringEngine
@@ -123,6 +125,14 @@ def write_start(run_dir: Path, config: Config) -> None:
     write_json(run_dir / "environment.json", environment())
 
 
+def check_extras(config: Config) -> None:
+    """Raises UserError for a package or a device that the optimizers or the adapters need, before a model is read."""
+    for optim in [config.optim] + ([config.finetune.optim] if config.finetune else []):
+        check_installed(optim.name, config.trainer.accelerator)
+    if config.model.lora is not None:
+        check_lora_installed()
+
+
 def build_loggers(config: Config, run_dir: Path) -> list[Logger]:
     history = History(run_dir)
     online = wandb_logger(run_dir, config.logging.project, run_dir.name, config.logging.mode, asdict(config))
@@ -153,7 +163,7 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     terms = build_terms(config)
     schedules = build_schedules(config, terms)
     needs = union_of_needs(terms)
-    plan = plan_reference(needs, config.model.reference)
+    plan = plan_reference(needs, config.model.reference, config.model.lora is not None)
     encoder = build_encoder(config, tokenizer)
     answers = {Role.belief, Role.alternate} & set(needs.policy)  # to the forget rows' questions
     reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
@@ -182,7 +192,10 @@ def assemble(
     if Role.belief in union_of_needs(study.terms).policy:
         store = BeliefStore(beliefs.per_step, config.seed)
     data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
+    hold_weights(policy, config.optim.name)
     reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
+    if config.model.lora is not None:
+        add_adapters(policy, config.model.lora)
     freeze_others(policy, config.optim.trainable)
     engine = ScoringEngine(policy, config.model.logits_mib)
     module = UnlearnModule(engine, study.terms, config.optim, reference)

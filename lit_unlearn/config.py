@@ -179,6 +179,26 @@ def _check(config: Config) -> None:
         )
     if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
+    if config.model.lora is not None and config.optim.trainable is not None:
+        raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
+    _check_optimizer("optim", config.optim, config)
+    if config.finetune is not None:
+        _check_optimizer("finetune.optim", config.finetune.optim, config)
+
+
+def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:
+    """What some optimizers ask of the trainer, the schedules and the model."""
+    trainer, chosen = config.trainer, f"{where}.name={optim.name}"
+    if optim.name == "adamw_8bit" and trainer.precision != "bf16-mixed":
+        raise UserError(f"{chosen} holds bf16 weights: set trainer.precision=bf16-mixed, or another {where}.name")
+    if optim.name != "adamw_in_backward":
+        return
+    if trainer.gradient_clip is not None:
+        raise UserError(f"{chosen} never sees the whole gradient: set trainer.gradient_clip=null")
+    if trainer.devices != 1:
+        raise UserError(f"{chosen} moves weights before ranks could meet: set trainer.devices=1, or {where}.name=adamw")
+    if where == "optim" and "gradient_rectification" in config.schedules:
+        raise UserError(f"{chosen} keeps no gradient for schedules.gradient_rectification: set {where}.name=adamw")
 
 
 def _split(argument: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lit_unlearn.assembly import corpus, load_benchmark, prepare, write_start
+from lit_unlearn.assembly import check_extras, corpus, load_benchmark, prepare, write_start
 from lit_unlearn.config import load
 from lit_unlearn.console import run
 from lit_unlearn.models import load_model
@@ -15,6 +15,7 @@ def main(argv: list[str]) -> None:
     """Write ``output_dir/target`` and ``output_dir/retain``."""
     config = load(argv, run_name="{conf}_models")
     prepare_device(config.trainer)
+    check_extras(config)
     finetune = check_finetune(config)
     benchmark = load_benchmark(config)
     policy, tokenizer = load_model(config.model, corpus(benchmark))

@@ -19,7 +19,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lit_unlearn.blocks import Checkpointing, checkpoint_blocks, compile_blocks
 from lit_unlearn.errors import UserError
+from lit_unlearn.lora import LoraConfig
 from lit_unlearn.smollm2 import smollm2_directory
 from lit_unlearn.tiny import END, PAD, TinyConfig, train_tokenizer
 
@@ -34,11 +36,20 @@ class ModelConfig:
     path: str | None = None
     """Directory or Hub id of a model whose weights are safetensors."""
     reference: Literal["auto", "resident", "cached"] = "auto"
-    """The frozen start: a second model in memory, or its log-probs computed once before the first step. ``auto``
-    caches where log-probs are all the terms ask for, and keeps nothing where no term asks."""
+    """The frozen start: a second model in memory, or its scores of the rows computed once before the first step. ``auto``
+    stores log-probs, or final hidden states and the outputs of blocks where terms ask for more (4 D bytes a position
+    in float32, on disk), keeps a second model only for sampled beliefs, and nothing where no term asks."""
+    reference_cache: str | None = None
+    """Directory of those scores, to share between runs from the same model; null: ``reference`` in the run's."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    gradient_checkpointing: Checkpointing = "none"
+    """What the backward pass computes again instead of keeping it. ``full``: whole blocks, least memory, about a third
+    more time. ``selective``: norms and activations; the outputs of matrix products and attention are kept."""
+    compile: bool = False
+    """Compile the decoder blocks for training; needs a C++ compiler, and each new shape of a batch takes a while."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside frozen weights, e.g. ``{rank: 16}``; null: train the weights. Models that
+    ``finetune`` makes are trained whole."""
     logits_mib: int = 256
     """Vocabulary logits alive at once, in MiB of float32."""
     trust_remote_code: bool = False
@@ -130,8 +141,9 @@ def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
     scale = {name: getattr(model.config, name, None) for name in ("logit_scale", "logits_scaling")}
     if any(value not in (None, 1, 1.0) for value in scale.values()):
         raise UserError(f"{type(model).__name__} scales its logits ({json.dumps(scale)}), which is not supported yet")
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_blocks(model, config.gradient_checkpointing)
+    if config.compile:
+        compile_blocks(model)
     return model
 
 

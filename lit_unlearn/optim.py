@@ -1,4 +1,4 @@
-"""AdamW on float32 weights with a warm-up, the optimizer of every run."""
+"""What the optimizer of a run is set to: which AdamW, on which weights, with which warm-up and schedule."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from torch import nn
 from transformers import get_scheduler
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.optimizers import OptimizerName, build_optimizer
 
 
 @dataclass
 class OptimConfig:
     """Learning rate and schedule; the defaults are those of OpenUnlearning's TOFU runs."""
 
+    name: OptimizerName = "adamw"
+    """``adamw``: float32 weights and moments, 16 bytes a weight with its gradient. ``adamw_8bit``: bf16 weights that
+    are rounded at random, and 8-bit moments, 6 bytes. ``adamw_paged``: moments that go to the host when the GPU is
+    full. ``adamw_in_backward``: as ``adamw``, but each gradient is used and freed in the backward, 12 bytes."""
     lr: float = 1e-5
     weight_decay: float = 0.01
     """On matrices only, as in the Hugging Face trainer: norms and biases are left alone."""
@@ -63,14 +68,14 @@ def freeze_others(model: nn.Module, pattern: str | None) -> None:
         parameter.requires_grad_(chosen.search(name) is not None)
 
 
-def adamw(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+def adamw(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """The AdamW that ``config.name`` chooses, on the parameters that are trainable now."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = trainable[0].is_cuda
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
+    return build_optimizer(config.name, groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
 
 
 def schedule(

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.lora import merged_weights
 
 MARKS = ("config.yaml", "environment.json")
 """Files by which a directory is known as a run of ours."""
@@ -107,7 +108,7 @@ def save_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dire
     """Save float32 safetensors, config and tokenizer; ``directory`` holds a whole model or none. One rank calls it.
 
     Args:
-        policy: a plain model, adapters merged.
+        policy: its adapters, where it has some, are folded into what is written.
         tokenizer: saved beside the model.
         directory: replaced when it exists.
     """
@@ -116,7 +117,7 @@ def save_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dire
     policy_config = policy.generation_config
     policy.generation_config = _consistent(policy_config)
     try:
-        policy.save_pretrained(temporary, state_dict=_float32(policy.state_dict()))
+        policy.save_pretrained(temporary, state_dict=_float32(merged_weights(policy)))
     finally:
         policy.generation_config = policy_config
     tokenizer.save_pretrained(temporary)

@@ -41,10 +41,8 @@ class Packing:
             end = begin + rows * length
             q, k, v = (part[begin:end].unflatten(0, (rows, length)).transpose(1, 2) for part in parts)  # [R, H, L, d]
             grouped = k.shape[1] != q.shape[1]
-            if grouped and not q.is_cuda:  # elsewhere the kernel repeats the heads itself
-                k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
             output = scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped and q.is_cuda
+                q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))  # [R * L, H, d]
             begin = end

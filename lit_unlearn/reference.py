@@ -31,18 +31,27 @@ def plan_reference(needs: Needs, choice: Literal["auto", "resident", "cached"], 
     ``adapters``: the policy trains adapters only, so that without them it is its own reference.
 
     Raises:
-        UserError: ``cached`` was asked for and a term reads sampled beliefs, whose text is not known beforehand.
+        UserError: ``cached`` was asked for and a term reads sampled beliefs, or more than log-probs of alternates.
     """
     if choice == "resident":
         return ReferencePlan(resident=bool(needs.reference) and not adapters)
-    fixed = {role: ask for role, ask in needs.reference.items() if role != Role.belief}
-    fresh = Role.belief in needs.reference
-    if choice == "cached" and fresh:
+    stored = {role: ask for role, ask in needs.reference.items() if role in _SPLITS or _travels(role, ask)}
+    rest = needs.reference.keys() - stored.keys()
+    if choice == "cached" and rest:
         raise UserError(
-            "model.reference=cached cannot serve the terms: they read the reference on beliefs, which are sampled "
-            "during the run; set model.reference=auto"
+            f"model.reference=cached cannot serve the terms: what they read of the reference on the roles "
+            f"{', '.join(sorted(rest))} is not known before the run; set model.reference=auto"
         )
-    return ReferencePlan(fixed, fresh and not adapters)
+    return ReferencePlan(stored, bool(rest) and not adapters)
+
+
+_SPLITS = (Role.forget, Role.retain)
+"""Roles whose rows are found by their example id; that of an alternate is its question's, and beliefs are new."""
+
+
+def _travels(role: Role, ask: Ask) -> bool:
+    """Log-probs go with the alternate rows they belong to."""
+    return role == Role.alternate and ask == LOGPS
 
 
 def reference_states(

@@ -22,14 +22,15 @@ from transformers import PreTrainedModel
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.errors import UserError
 from lit_unlearn.head import Head
+from lit_unlearn.lora import merged_weights
 from lit_unlearn.states import States, kept_positions, no_positions, row_weights
 from lit_unlearn.types import IGNORE_INDEX, LOGPS, Ask, Role, Rows
 
 
 def model_digest(model: PreTrainedModel) -> str:
-    """Of every weight and buffer, by name; about a second a GB."""
+    """Of every weight and buffer, by name, adapters folded in; about a second a GB."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(merged_weights(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -107,6 +108,6 @@ def stored_tensors(role: Role, ids: Iterable[int], states: States, logps: Tensor
 def write_part(directory: Path, part: str, tensors: dict[str, Tensor], key: str) -> None:
     """One rank's share; the file is there whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f"{part}.tmp"
+    unfinished = directory / f"{part}-{os.getpid()}.tmp"  # another run may be writing the same
     save_file(tensors, unfinished, {"key": key})
     os.replace(unfinished, directory / f"{part}.safetensors")

@@ -17,6 +17,7 @@ from lit_unlearn.history import History
 from lit_unlearn.models import load_model
 from lit_unlearn.module import UnlearnModule
 from lit_unlearn.objectives.nll import NLL
+from lit_unlearn.optimizers import hold_weights
 from lit_unlearn.outputs import save_model
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.trainer import build_trainer
@@ -56,6 +57,7 @@ def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchma
 def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, kind: str, path: Path) -> None:
     L.seed_everything(config.seed, verbose=False)
     model, tokenizer = load_model(config.model, corpus(benchmark))
+    hold_weights(model, finetune.optim.name)
     rows = build_encoder(config, tokenizer).encode(benchmark.finetune_split(kind), f"{kind} model's split")
     data = UnlearnData({Role.retain: rows}, finetune.batch_size, config.seed)
     module = UnlearnModule(

@@ -9,6 +9,7 @@ import lightning as L
 from lit_unlearn.assembly import (
     assemble,
     build_loggers,
+    check_extras,
     check_resumed,
     corpus,
     load_benchmark,
@@ -28,6 +29,7 @@ def main(argv: list[str]) -> None:
     """Parse, read, (finetune,) build, fit, evaluate, save."""
     config = load(argv)
     prepare_device(config.trainer)
+    check_extras(config)
     if config.finetune:
         check_finetune(config)
     benchmark = load_benchmark(config)

@@ -12,7 +12,8 @@ import lit_unlearn
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
     {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "head"},
-    {"console", "conf_files", "states", "packing", "objectives", "data", "generate", "optim", "outputs", "smollm2", "trainer"},
+    {"blocks", "lora", "optimizers", "states", "packing"},
+    {"console", "conf_files", "objectives", "data", "generate", "optim", "outputs", "smollm2", "trainer"},
     {"scoring", "models", "history"},
     {"answers", "reference_store", "plots"},
     {"reference", "evaluation"},

@@ -65,7 +65,7 @@ def split(role: Role) -> list[Encoded]:
     return [Encoded(100 + i, ids(2 + i % 4), (*ids(length - 1), 1)) for i, length in enumerate(LENGTHS[role])]
 
 
-def fit(case: str, world: int) -> list[dict[str, float]]:
+def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
     terms, config = CASES[case]
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -84,10 +84,11 @@ def fit(case: str, world: int) -> list[dict[str, float]]:
     data = UnlearnData({role: split(role) for role in roles}, BATCH_SIZE, 0, store)
     reference = ScoringEngine(copy.deepcopy(model)) if plan.resident else None
     optim = OptimConfig(lr=3e-3, warmup_epochs=0, eps=1e-4)
-    module, record = UnlearnModule(ScoringEngine(model), terms, optim, reference), Record()
+    engine = ScoringEngine(model)
+    module, record = UnlearnModule(engine, terms, optim, reference), Record()
     callbacks: list[L.Callback] = [record]
-    if plan.cached:
-        callbacks.append(ReferenceCache(data, plan.cached, batch_size=3))
+    if plan.stored:
+        callbacks.append(ReferenceCache(data, plan.stored, 3, directory, engine))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, config, STOP_IDS, seed=0))
     trainer = L.Trainer(
@@ -111,6 +112,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     out, world = Path(sys.argv[1]), int(sys.argv[2])
-    found = {case: fit(case, world) for case in CASES}
+    found = {case: fit(case, world, out.parent / f"reference_{world}") for case in CASES}
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))

@@ -8,7 +8,8 @@ import lightning as L
 import pytest
 
 from lit_unlearn.alternates import _number
-from lit_unlearn.callbacks.reference_cache import ReferenceCache, answer_logps
+from lit_unlearn.answers import score_answers
+from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.config import load
 from lit_unlearn.data.alternates import REFUSALS, Pairing, alternates_of, new_answers, read_alternates, refusals_of
 from lit_unlearn.data.authors import Authors
@@ -113,7 +114,7 @@ def test_each_alternate_is_met_once_in_a_round_whatever_the_ranks():
     assert [row.id for row in parts[1]] == list(range(1, 30, 2))
 
 
-def test_dpo_pairs_by_id_with_the_reference_of_the_very_alternate(make_model, make_encoded, fit):
+def test_dpo_pairs_by_id_with_the_reference_of_the_very_alternate(make_model, make_encoded, fit, tmp_path):
     """Two epochs, three alternates for even ids and one for odd: each row's pair, and its cached log-probs."""
     forget = make_encoded((5, 2, 9, 3, 4, 7), first_id=100)
     positions, alternates = {}, []
@@ -123,7 +124,7 @@ def test_dpo_pairs_by_id_with_the_reference_of_the_very_alternate(make_model, ma
         answers = make_encoded([3 + n for n in range(count)], seed=row.id)
         alternates += [Encoded(len(alternates) + n, row.prompt, answers[n].answer) for n in range(count)]
     engine = ScoringEngine(make_model())
-    expected = answer_logps(engine, alternates, 4)
+    expected = [list(answer.logps) for answer in score_answers(engine, alternates, 4)]
     pairing = Pairing(positions)
     data = UnlearnData({Role.forget: forget, Role.alternate: alternates}, 4, 0, pairing=pairing)
     module = UnlearnModule(engine, {"forget": Term(1.0, OBJECTIVES["dpo"]())}, OptimConfig(lr=1e-3, warmup_epochs=0))
@@ -143,7 +144,7 @@ def test_dpo_pairs_by_id_with_the_reference_of_the_very_alternate(make_model, ma
                 assert known == pytest.approx(expected[found], abs=1e-4)
                 seen.append((trainer.current_epoch, id, found))
 
-    cache = ReferenceCache(data, frozenset({Role.forget, Role.alternate}), 4)
+    cache = ReferenceCache(data, module.needs.reference, 4, tmp_path, module.engine)
     steps = fit(module, data, [cache, Watch()], max_epochs=2)
     assert data.sampler is not None
     assert set(data.sampler.num_rows) == {Role.forget}  # alternates are not sampled on their own

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from lit_unlearn.answers import score_answers
 from lit_unlearn.data.base import Example, Probe
 from lit_unlearn.data.tokenize import Encoder
 from lit_unlearn.evaluation.base import Record
-from lit_unlearn.evaluation.collect import Asking, collect, encode_probe, teacher_forced
+from lit_unlearn.evaluation.collect import Asking, collect, encode_probe
 from lit_unlearn.evaluation.memorization import extraction_strength
 from lit_unlearn.generate import Prompt, generate
 from lit_unlearn.scoring import ScoringEngine
@@ -42,13 +43,13 @@ def test_extraction_strength_is_its_generated_definition(make_model, make_encode
         for index, (row, answer) in enumerate(zip(rows, extracted, strict=True))
     ]
     strengths = set()
-    for row, (logps, greedy) in zip(known, teacher_forced(ScoringEngine(model), known, 4), strict=True):
+    for row, scored in zip(known, score_answers(ScoringEngine(model), known, 4), strict=True):
         answer = row.answer[:-1]  # the end token does not count
         shortest = next(
             k for k in range(len(answer) + 1)
             if k == len(answer) or _greedy(model, (*row.prompt, *answer[:k]), len(answer) - k) == answer[k:]
         )  # fmt: skip
-        strength = extraction_strength(Record(row.id, 0, logps, greedy, ""), "zero")
+        strength = extraction_strength(Record(row.id, 0, scored.logps, scored.greedy, ""), "zero")
         assert strength == pytest.approx(1 - shortest / len(answer))
         strengths.add(round(strength, 3))
     assert len(strengths) > 2

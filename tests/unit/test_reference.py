@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.data.datamodule import UnlearnData
@@ -14,11 +16,12 @@ from lit_unlearn.module import UnlearnModule
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.optim import OptimConfig
 from lit_unlearn.reference import ReferencePlan, plan_reference, reference_states
+from lit_unlearn.reference_store import store_key
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.states import scores_of
 from lit_unlearn.types import LOGPS, Ask, Needs, Role, Term
 
-CACHED = ReferencePlan(frozenset({Role.forget}))
+CACHED = ReferencePlan({Role.forget: LOGPS})
 TERMS = {"forget": Term(1.0, OBJECTIVES["npo"]()), "retain": Term(1.0, OBJECTIVES["nll"]())}
 
 
@@ -31,60 +34,128 @@ TERMS = {"forget": Term(1.0, OBJECTIVES["npo"]()), "retain": Term(1.0, OBJECTIVE
         ({Role.forget: LOGPS}, "auto", CACHED),
         ({Role.forget: LOGPS}, "cached", CACHED),
         ({Role.forget: LOGPS}, "resident", ReferencePlan(resident=True)),
-        ({Role.retain: Ask(logits=True)}, "auto", ReferencePlan(resident=True)),
-        ({Role.retain: Ask(top_k=5)}, "auto", ReferencePlan(resident=True)),
-        ({Role.retain: Ask(attended=True)}, "auto", ReferencePlan(resident=True)),
+        ({Role.retain: Ask(logits=True)}, "auto", ReferencePlan({Role.retain: Ask(logits=True)})),
+        ({Role.retain: Ask(attended=True)}, "cached", ReferencePlan({Role.retain: Ask(attended=True)})),
         ({Role.belief: LOGPS}, "auto", ReferencePlan(resident=True)),
-        ({Role.forget: LOGPS, Role.retain: Ask(logits=True)}, "auto", replace(CACHED, resident=True)),
+        ({Role.forget: LOGPS, Role.belief: Ask(logits=True)}, "auto", replace(CACHED, resident=True)),
     ],
 )
 def test_plan(asks, choice, plan):
     assert plan_reference(Needs({}, asks), choice) == plan
+    assert plan_reference(Needs({}, asks), choice, adapters=True) == replace(plan, resident=False)
 
 
-@pytest.mark.parametrize(("role", "ask"), [(Role.retain, Ask(logits=True)), (Role.belief, LOGPS)])
-def test_cached_refuses_what_it_cannot_serve(role, ask):
-    with pytest.raises(UserError, match=role):
-        plan_reference(Needs({}, {role: ask}), "cached")
+def test_cached_refuses_what_it_cannot_serve():
+    with pytest.raises(UserError, match="belief"):
+        plan_reference(Needs({}, {Role.belief: LOGPS}), "cached")
+
+
+def terms_of(name: str) -> dict[str, Term]:
+    """A term that reads log-probs, full distributions, distributions of every position, or the output of a block."""
+    forget = {
+        "npo": Term(1.0, OBJECTIVES["npo"]()),
+        "undial": Term(1.0, OBJECTIVES["undial"]()),
+        "adaptive rmu": Term(1.0, OBJECTIVES["rmu"](layer=1, adaptive=True)),
+    }
+    retain = {
+        "kl": Term(1.0, OBJECTIVES["kl"](positions="attended")),
+        "hidden_match": Term(1.0, OBJECTIVES["hidden_match"](layer=2)),
+    }
+    return TERMS | ({"forget": forget[name]} if name in forget else {"retain": retain[name]})
+
+
+READERS = ["npo", "undial", "adaptive rmu", "kl", "hidden_match"]
 
 
 @pytest.fixture
-def make_fit(policy, make_encoded, fit):
-    """(module, data, run) of NPO and NLL on two epochs of six forget rows, policy and reference the same start."""
+def make_fit(policy, make_encoded, fit, tmp_path):
+    """(cache, data, run) of two epochs of six forget rows, policy and reference the same start."""
 
-    def make(resident: bool, start=None):
+    def make(resident: bool = False, start=None, name: str = "npo", directory=None, **options):
         splits = {Role.forget: make_encoded((5, 1, 9, 3, 4, 7)), Role.retain: make_encoded((2, 8, 3), seed=1)}
-        data = UnlearnData(splits, 4, seed=0)
+        data, terms = UnlearnData(splits, 4, seed=0), terms_of(name)
         kept = ScoringEngine(copy.deepcopy(start or policy)) if resident else None
-        optim = OptimConfig(lr=1e-3, warmup_epochs=0)
-        module = UnlearnModule(ScoringEngine(copy.deepcopy(policy)), TERMS, optim, kept)
-        cache = [] if resident else [ReferenceCache(data, [Role.forget], batch_size=2)]
-        return data, cache, lambda: fit(module, data, cache, max_epochs=2)
+        engine = ScoringEngine(copy.deepcopy(policy))
+        module = UnlearnModule(engine, terms, OptimConfig(lr=1e-3, warmup_epochs=0), kept)
+        asks = module.needs.reference
+        cache = [] if resident else [ReferenceCache(data, asks, 2, directory or tmp_path / "reference", engine)]
+        return cache, data, lambda: fit(module, data, cache, max_epochs=2, **options)
 
     return make
 
 
-def test_cached_equals_resident(make_fit):
-    _, _, run_cached = make_fit(resident=False)
-    _, _, run_resident = make_fit(resident=True)
-    cached, resident = run_cached(), run_resident()
-    assert len(cached) == 4
-    assert cached[0]["train/forget_log_ratio"] == pytest.approx(0, abs=1e-5)
-    assert abs(cached[-1]["train/forget_log_ratio"]) > 1  # the reference stays where the policy started
-    for left, right in zip(cached, resident, strict=True):
+@pytest.mark.parametrize("name", READERS)
+def test_stored_equals_resident(make_fit, name):
+    stored, resident = make_fit(name=name)[2](), make_fit(resident=True, name=name)[2]()
+    assert len(stored) == 4
+    assert stored[0] != stored[-1]
+    for left, right in zip(stored, resident, strict=True):
         assert left == pytest.approx(right, rel=1e-5, abs=2e-5)
 
 
-def test_cache_is_read(make_fit):
-    _, caches, run = make_fit(resident=False)
-    plain = run()
-    data, moved, run_again = make_fit(resident=False)
-    shifted = {id: [value + 0.5 for value in logps] for id, logps in caches[0].logps["forget"].items()}
-    moved[0].load_state_dict({"logps": {"forget": shifted}})
-    perturbed = run_again()
-    assert perturbed[0]["train/retain_loss"] == pytest.approx(plain[0]["train/retain_loss"])
-    assert abs(perturbed[0]["train/forget_loss"] - plain[0]["train/forget_loss"]) > 0.1
-    assert data.rows[Role.forget][2].reference_logps == tuple(shifted[2])  # a resumed cache is not computed anew
+def test_the_reference_stays_where_the_policy_started(make_fit):
+    steps = make_fit()[2]()
+    assert steps[0]["train/forget_log_ratio"] == pytest.approx(0, abs=1e-5)
+    assert abs(steps[-1]["train/forget_log_ratio"]) > 1
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_is_stored_is_read(make_fit, tmp_path, name):
+    """Found again by another run, which computes nothing, and disturbed, it moves the loss of its term only."""
+    plain = make_fit(name=name)[2]()
+    (path,) = (tmp_path / "reference").glob("*/*.safetensors")
+    again = make_fit(name=name)[2]()
+    assert again == plain
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) * 1.5 for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata)
+    disturbed = make_fit(name=name)[2]()
+    reader, other = ("retain", "forget") if name in ("kl", "hidden_match") else ("forget", "retain")
+    assert disturbed[0][f"train/{other}_loss"] == pytest.approx(plain[0][f"train/{other}_loss"])
+    assert abs(disturbed[0][f"train/{reader}_loss"] - plain[0][f"train/{reader}_loss"]) > 1e-3
+
+
+def test_every_change_gives_another_key(make_fit, policy, make_encoded, tmp_path):
+    """Model, rows, what is asked, precision: each makes a folder of its own, and nothing else does."""
+
+    def folders() -> int:
+        return len(list((tmp_path / "reference").iterdir()))
+
+    make_fit()[2]()
+    make_fit()[2]()
+    assert folders() == 1
+    make_fit(precision="bf16-mixed")[2]()
+    make_fit(name="undial")[2]()
+    assert folders() == 3
+    _, data, run = make_fit()
+    data.rows[Role.forget][0] = make_encoded((5,), seed=9)[0]
+    run()
+    assert folders() == 4
+    with torch.no_grad():
+        policy.lm_head.weight[0, 0] += 1e-3
+    make_fit()[2]()
+    assert folders() == 5
+
+
+def test_stale_or_missing_scores_are_refused(make_fit, tmp_path, policy):
+    make_fit()[2]()
+    (folder,) = (tmp_path / "reference").iterdir()
+    with torch.no_grad():
+        policy.lm_head.weight[0, 0] += 1e-3
+    caches, _, run = make_fit()
+    rows = {Role.forget: caches[0].data.rows[Role.forget]}
+    key = store_key(caches[0].start, rows, caches[0].asks, "32-true")
+    folder.rename(folder.with_name(key[:16]))  # the scores of another model under this one's name
+    with pytest.raises(UserError, match="stale"):
+        run()
+
+
+def test_a_file_that_is_cut(make_fit, tmp_path):
+    make_fit()[2]()
+    (path,) = (tmp_path / "reference").glob("*/*.safetensors")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="cannot be read"):
+        make_fit()[2]()
 
 
 def test_another_reference_gives_another_loss(make_fit, reference):
@@ -105,17 +176,7 @@ def test_known_log_probs_take_the_forwards_place(policy, make_encoded):
     assert torch.equal(two.sequence_logps, computed.sequence_logps.detach()[1:])
 
 
-def test_state_survives_torch_save(make_fit, tmp_path):
-    _, caches, run = make_fit(resident=False)
-    run()
-    torch.save(caches[0].state_dict(), tmp_path / "state.pt")
-    other = ReferenceCache(caches[0].data, [Role.forget], 2)
-    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert other.logps == caches[0].logps
-    assert [len(logps) for logps in other.logps["forget"].values()] == [5, 1, 9, 3, 4, 7]
-
-
-def test_cached_equals_resident_under_autocast_too(make_model, make_encoded, fit):
+def test_cached_equals_resident_under_autocast_too(make_model, make_encoded, fit, tmp_path):
     """Both are scored with the training step's own rounding, so that NPO's log-ratio starts at 0."""
     ratios = {}
     for kind in ("cached", "resident"):
@@ -124,8 +185,9 @@ def test_cached_equals_resident_under_autocast_too(make_model, make_encoded, fit
         data = UnlearnData(rows, 4, 0)
         start = ScoringEngine(copy.deepcopy(policy)) if kind == "resident" else None
         terms = {"forget": Term(1.0, OBJECTIVES["npo"]())}
-        module = UnlearnModule(ScoringEngine(policy), terms, OptimConfig(lr=1e-3, warmup_epochs=0), start)
-        callbacks = [ReferenceCache(data, [Role.forget], 4)] if kind == "cached" else []
+        engine = ScoringEngine(policy)
+        module = UnlearnModule(engine, terms, OptimConfig(lr=1e-3, warmup_epochs=0), start)
+        callbacks = [ReferenceCache(data, {Role.forget: LOGPS}, 4, tmp_path, engine)] if kind == "cached" else []
         steps = fit(module, data, callbacks, max_epochs=2, precision="bf16-mixed")
         ratios[kind] = [step["train/forget_log_ratio"] for step in steps]
     assert ratios["cached"] == pytest.approx(ratios["resident"], abs=1e-3)

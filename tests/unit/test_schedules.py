@@ -14,7 +14,7 @@ from lit_unlearn.callbacks import SCHEDULES
 from lit_unlearn.callbacks.anneal import Anneal
 from lit_unlearn.callbacks.dual_weight import DualWeight
 from lit_unlearn.callbacks.gradient_rectification import GradientRectification
-from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.answers import score_answers
 from lit_unlearn.callbacks.retain_selection import RetainSelection
 from lit_unlearn.config import Config, TermConfig, build_terms
 from lit_unlearn.data.datamodule import UnlearnData
@@ -161,7 +161,7 @@ def test_anneal_over_its_own_number_of_epochs(run):
 
 
 def influences(policy, module, rows) -> dict[int, float]:
-    mean = lambda engine: [sum(logps) / len(logps) for logps in answer_logps(engine, rows, 2)]  # noqa: E731
+    mean = lambda engine: [answer.mean_logp for answer in score_answers(engine, rows, 2)]  # noqa: E731
     before, after = mean(ScoringEngine(policy)), mean(module.engine)
     return {row.id: abs(b - a) for row, b, a in zip(rows, before, after, strict=True)}
 

@@ -1,0 +1,95 @@
+"""Whole runs with each lean optimizer and with adapters: they go on after an interruption and save a plain model."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_unlearn import finetune
+from lit_unlearn.errors import UserError
+from lit_unlearn.history import read_history
+from lit_unlearn.models import ModelConfig, load_pretrained
+from lit_unlearn.module import UnlearnModule
+from lit_unlearn.train import main
+
+CONF = f"conf={Path(__file__).parent / 'tiny.yaml'}"
+LORA = "model.lora={rank: 4}"
+IN_BACKWARD = ["optim.name=adamw_in_backward", "trainer.gradient_clip=null"]
+EIGHT_BIT = ["optim.name=adamw_8bit", "trainer.precision=bf16-mixed"]
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torchao compiles its step: no C++ compiler")
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The target model all runs begin with."""
+    directory = tmp_path_factory.mktemp("models")
+    finetune.main([CONF, f"output_dir={directory / 'models'}", "finetune.max_epochs=20", "logging.mode=disabled"])
+    return directory / "models" / "target"
+
+
+@pytest.fixture
+def unlearn(start: Path, tmp_path: Path):
+    def run(name: str, *options: str) -> Path:
+        run_dir = tmp_path / name
+        fixed = [CONF, f"output_dir={run_dir}", f"model.path={start}", "finetune=null", "logging.mode=disabled"]
+        main([*fixed, "evaluation.every_n_epochs=0", *options])
+        return run_dir
+
+    return run
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_pretrained(str(path), ModelConfig())[0].state_dict()
+
+
+@pytest.mark.parametrize("options", [[LORA], [LORA, *IN_BACKWARD], IN_BACKWARD], ids=["lora", "both", "in_backward"])
+def test_stopped_and_resumed_as_if_it_had_not_been(unlearn, start, options, monkeypatch: pytest.MonkeyPatch):
+    straight = unlearn("straight", *options)
+    step = UnlearnModule.training_step
+
+    def failing(self: UnlearnModule, batch, batch_idx: int):
+        if self.global_step == 3:
+            raise RuntimeError("the power went out")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(UnlearnModule, "training_step", failing)
+    with pytest.raises(RuntimeError, match="power"):
+        unlearn("stopped", *options)
+    monkeypatch.setattr(UnlearnModule, "training_step", step)
+    stopped = unlearn("stopped", *options, "resume=true")
+    for name in ("train/loss", "train/forget_loss", "squeeze/target"):
+        assert read_history(stopped / "history.csv")[name] == read_history(straight / "history.csv")[name]
+    assert (stopped / "metrics.json").read_bytes() == (straight / "metrics.json").read_bytes()
+    before, after, again = weights(start), weights(straight / "model"), weights(stopped / "model")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert before.keys() == after.keys()
+    assert moved == ({name for name in before if "_proj" in name} if LORA in options else set(before))
+    assert all(torch.equal(after[name], again[name]) for name in before)
+
+
+def test_in_backward_is_adamw(unlearn):
+    """Through the whole run: schedule, evaluation, probe and saved model."""
+    plain, in_backward = unlearn("plain", "trainer.gradient_clip=null"), unlearn("in_backward", *IN_BACKWARD)
+    assert (plain / "metrics.json").read_bytes() == (in_backward / "metrics.json").read_bytes()
+    one, other = weights(plain / "model"), weights(in_backward / "model")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", [EIGHT_BIT, [*EIGHT_BIT, LORA]], ids=["weights", "adapters"])
+def test_8bit_unlearns_and_resumes(unlearn, start, options):
+    run_dir = unlearn("run", *options, "optim.lr=3e-3")
+    ratio = dict(read_history(run_dir / "history.csv")["train/forget_log_ratio"])
+    assert abs(ratio[0]) < 1e-3  # the reference has the policy's own bf16 weights
+    assert ratio[max(ratio)] < -0.1
+    assert {weight.dtype for weight in weights(run_dir / "model").values()} == {torch.float32}
+    (run_dir / "metrics.json").unlink()
+    unlearn("run", *options, "optim.lr=3e-3", "resume=true")
+    assert (run_dir / "metrics.json").is_file()
+
+
+def test_what_is_missing_is_told_before_anything_is_written(unlearn, tmp_path: Path):
+    with pytest.raises(UserError, match=r"optim\.name=adamw_paged pages between a GPU and its host"):
+        unlearn("run", "optim.name=adamw_paged")
+    assert not (tmp_path / "run").exists()
