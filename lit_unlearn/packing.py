@@ -7,7 +7,7 @@ the gradients of its copies add up by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,32 +21,56 @@ MAX_WASTE = 1.25
 
 
 @dataclass(frozen=True, slots=True)
-class Packing:
-    """Which packed token stands where in the rows; S slots of padded rows, U packed tokens."""
+class Block:
+    """Rows whose attention is one call: R rows, L_q own tokens, L_k tokens with those they share."""
 
-    slots: Tensor
-    """[S] packed token of each slot; of padding: 0, which nothing reads."""
-    blocks: tuple[tuple[int, int], ...]
-    """(rows, length) of each rectangle of slots, in order."""
-    first_slot: Tensor
-    """[U] one slot of each packed token."""
+    queries: tuple[int, int]
+    """(R, L_q)"""
+    keys: tuple[int, int]
+    """(R, L_k)"""
+    mask: Tensor | None
+    """[R, 1, L_q, L_k] who is looked at; None: nothing is shared, so it is the plain causal one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Which packed token stands where in the rows; U packed tokens. What pads a row is looked at by padding only."""
+
+    queries: Tensor
+    """[S_q] packed token of each slot that asks, block by block; each token asks in the first row that holds it."""
+    keys: Tensor
+    """[S_k] packed token of each slot that is looked at."""
+    blocks: tuple[Block, ...]
+    place: Tensor
+    """[U] the slot in which each packed token asks."""
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
-        """Causal attention within each row; padding is on the right, where no real token looks."""
-        parts = [tensor[0].transpose(0, 1).index_select(0, self.slots) for tensor in (query, key, value)]  # [S, H, d]
-        outputs, begin = [], 0
-        for rows, length in self.blocks:
-            end = begin + rows * length
-            q, k, v = (part[begin:end].unflatten(0, (rows, length)).transpose(1, 2) for part in parts)  # [R, H, L, d]
-            grouped = k.shape[1] != q.shape[1]
+        """Causal attention within each row."""
+        flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [U, H, d]
+        parts = [x.index_select(0, slots) for x, slots in zip(flat, (self.queries, self.keys, self.keys), strict=True)]
+        outputs, asked, looked = [], 0, 0
+        for block in self.blocks:
+            (rows, own), (_, length) = block.queries, block.keys
+            ends = (asked + rows * own, looked + rows * length)
+            slices = (slice(asked, ends[0]), slice(looked, ends[1]), slice(looked, ends[1]))
+            q, k, v = (
+                part[cut].unflatten(0, (rows, -1)).transpose(1, 2) for part, cut in zip(parts, slices, strict=True)
+            )  # [R, H, L, d]
             output = scaled_dot_product_attention(
-                q, k, v, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+                q,
+                k,
+                v,
+                attn_mask=block.mask,
+                dropout_p=dropout,
+                is_causal=block.mask is None,
+                scale=scaling,
+                enable_gqa=k.shape[1] != q.shape[1],
             )
-            outputs.append(output.transpose(1, 2).flatten(0, 1))  # [R * L, H, d]
-            begin = end
-        return torch.cat(outputs).index_select(0, self.first_slot)[None]  # [1, U, H, d]
+            outputs.append(output.transpose(1, 2).flatten(0, 1))  # [R L_q, H, d]
+            asked, looked = ends
+        return torch.cat(outputs).index_select(0, self.place)[None]  # [1, U, H, d]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +98,11 @@ def packed(input_ids: Tensor, attention_mask: Tensor, round_to: int = 1) -> Pack
     """
     device, mask = input_ids.device, attention_mask.bool().cpu()
     rows = [row[kept].tolist() for row, kept in zip(input_ids.cpu(), mask, strict=True)]
-    trie = prefix_trie(rows)
+    trie = prefix_trie(rows if any(rows) else [[0]])  # a body needs one token
     index = torch.zeros(mask.shape, dtype=torch.int64)
-    index[mask] = torch.tensor([node for row in trie.nodes for node in row], dtype=torch.int64)
+    index[mask] = torch.tensor([node for row in trie.nodes[: len(rows)] for node in row][: int(mask.sum())])
     packing = pack(trie, round_to, device)
-    fill = [0] * (len(packing.first_slot) - len(trie.tokens))
+    fill = [0] * (len(packing.place) - len(trie.tokens))
     inputs = inputs_of(
         torch.tensor([trie.tokens + fill], device=device), torch.tensor([trie.depths + fill], device=device), packing
     )
@@ -90,13 +114,15 @@ class Trie:
     """Token sequences with their common beginnings merged."""
 
     tokens: list[int]
-    """[U] one at least."""
+    """[U]"""
     depths: list[int]
     """[U] position of each token in its rows."""
     nodes: list[Sequence[int]]
     """Of each row, in the order given: the place of its tokens among ``tokens``."""
     leaves: list[int]
-    """Rows that no other row goes on; together they hold every token. Longest first."""
+    """Rows that no other row goes on; together they hold every token."""
+    shared: list[int]
+    """Of each row: how many of its first tokens the rows before it hold already, in the order of the trie."""
 
 
 def prefix_trie(rows: Sequence[Sequence[int]]) -> Trie:
@@ -104,51 +130,62 @@ def prefix_trie(rows: Sequence[Sequence[int]]) -> Trie:
     tokens: list[int] = []
     depths: list[int] = []
     nodes: list[Sequence[int]] = [()] * len(rows)
-    leaves: list[int] = []
+    begins, leaves = [0] * len(rows), []
     previous: int | None = None
     for current in sorted(range(len(rows)), key=rows.__getitem__):  # a prefix comes right before what goes on from it
         row, shared = rows[current], 0
         if previous is not None:
-            shared = _common(rows[previous], row)
+            shared = begins[current] = _common(rows[previous], row)
             if shared == len(rows[previous]):
                 leaves.pop()
+                begins[current] = min(shared, begins[previous])  # its tokens ask in the row that goes on
         own = range(len(tokens), len(tokens) + len(row) - shared)
         nodes[current] = [*(nodes[previous][:shared] if previous is not None else ()), *own]
         tokens += row[shared:]
         depths += range(shared, len(row))
         leaves.append(current)
         previous = current
-    if not tokens:
-        return Trie([0], [0], nodes, [])
-    return Trie(tokens, depths, nodes, sorted(leaves, key=lambda row: -len(rows[row])))
+    return Trie(tokens, depths, nodes, leaves, begins)
 
 
 def pack(trie: Trie, round_to: int, device: torch.device) -> Packing:
-    """Rectangles of whole rows for the attention, few and with little padding; every token has a slot."""
-    rows = [list(trie.nodes[leaf]) for leaf in trie.leaves] or [[0]]
-    size = _round_up(len(trie.tokens), round_to)
-    blocks: list[tuple[int, int]] = []
-    slots: list[int] = []
-    first_slot = [0] * size
-    for begin, end in _rectangles([len(row) for row in rows]):
-        length = _round_up(len(rows[begin]), round_to)
-        for row in rows[begin:end]:
-            for place, node in enumerate(row, start=len(slots)):
-                first_slot[node] = place
-            slots += row + [0] * (length - len(row))
-        blocks.append((end - begin, length))
-    return Packing(torch.tensor(slots, device=device), tuple(blocks), torch.tensor(first_slot, device=device))
+    """Rectangles of whole rows for the attention, few and with little padding; every token asks once."""
+    size = lambda leaf: (len(trie.nodes[leaf]) - trie.shared[leaf], len(trie.nodes[leaf]))  # noqa: E731
+    order = sorted(trie.leaves, key=lambda leaf: (trie.shared[leaf] > 0, *size(leaf)), reverse=True)
+    place = [0] * _round_up(len(trie.tokens), round_to)
+    queries: list[int] = []
+    keys: list[int] = []
+    blocks: list[Block] = []
+    for rows in _rectangles(order, trie.shared, size):
+        own, length = (_round_up(max(lengths), round_to) for lengths in zip(*map(size, rows), strict=True))
+        for row in rows:
+            nodes, begin = list(trie.nodes[row]), trie.shared[row]
+            for slot, node in enumerate(nodes[begin:], start=len(queries)):
+                place[node] = slot
+            queries += nodes[begin:] + [0] * (own - len(nodes) + begin)
+            keys += nodes + [0] * (length - len(nodes))
+        begins = torch.tensor([trie.shared[row] for row in rows])
+        last_seen = begins[:, None] + torch.arange(own)  # [R, L_q]
+        mask = (torch.arange(length) <= last_seen[:, :, None])[:, None].to(device) if begins.any() else None
+        blocks.append(Block((len(rows), own), (len(rows), length), mask))
+    slots = (torch.tensor(values, device=device) for values in (queries, keys))
+    return Packing(*slots, tuple(blocks), torch.tensor(place, device=device))
 
 
-def _rectangles(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Ranges of rows, longest first, that waste little when each is padded to its first row."""
-    cuts, begin, real = [], 0, 0
-    for index, length in enumerate(lengths):
-        if (index - begin + 1) * lengths[begin] > MAX_WASTE * (real + length):
-            cuts.append((begin, index))
-            begin, real = index, 0
-        real += length
-    return [*cuts, (begin, len(lengths))]
+def _rectangles(order: Sequence[int], shared: Sequence[int], size: Callable[[int], tuple[int, int]]) -> list[list[int]]:
+    """Rows in blocks that waste little when each is padded to its block's longest; shared beginnings or none."""
+    blocks: list[list[int]] = []
+    widest, real = (0, 0), 0
+    for row in order:
+        grown = (max(widest[0], size(row)[0]), max(widest[1], size(row)[1]))
+        fits = bool(blocks) and (len(blocks[-1]) + 1) * sum(grown) <= MAX_WASTE * (real + sum(size(row)))
+        if fits and (shared[blocks[-1][0]] > 0) == (shared[row] > 0):
+            blocks[-1].append(row)
+            widest, real = grown, real + sum(size(row))
+        else:
+            blocks.append([row])
+            widest, real = size(row), sum(size(row))
+    return blocks
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
