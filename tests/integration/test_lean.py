@@ -84,6 +84,9 @@ def test_8bit_unlearns_and_resumes(unlearn, start, options):
     assert abs(ratio[0]) < 1e-3  # the reference has the policy's own bf16 weights
     assert ratio[max(ratio)] < -0.1
     assert {weight.dtype for weight in weights(run_dir / "model").values()} == {torch.float32}
+    kept = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    held = {name: weight.dtype for name, weight in kept.items() if "base_layer" in name or "norm" in name}
+    assert set(held.values()) == {torch.bfloat16}
     (run_dir / "metrics.json").unlink()
     unlearn("run", *options, "optim.lr=3e-3", "resume=true")
     assert (run_dir / "metrics.json").is_file()
