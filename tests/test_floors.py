@@ -11,9 +11,10 @@ import lit_unlearn
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"types", "errors", "environment", "parallel", "tiny", "body"},
-    {"console", "conf_files", "states", "objectives", "data", "generate", "optim", "outputs", "smollm2", "trainer"},
-    {"scoring", "models", "history"},
+    {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "sampling"},
+    {"packing", "hf_decoding"},
+    {"console", "conf_files", "states", "objectives", "data", "decoding", "optim", "outputs", "smollm2", "trainer"},
+    {"scoring", "models", "history", "generate"},
     {"reference", "evaluation", "plots"},
     {"module", "results"},
     {"callbacks"},
