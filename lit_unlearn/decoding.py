@@ -58,6 +58,7 @@ class Cache:
     def __init__(self, lengths: Tensor, num_slots: int) -> None:
         self.positions = lengths - 1  # [R] of each row's last token
         self.num_slots, self.used = num_slots, int(lengths.max())
+        self.rows = torch.arange(len(lengths), device=lengths.device)
         self.mask = torch.empty(0)  # [R, 1, 1, used] which slots a row's last token sees
         self.keys: dict[int, Tensor] = {}  # of each layer [R, H_kv, num_slots, d]
         self.values: dict[int, Tensor] = {}
@@ -88,18 +89,17 @@ class Cache:
 
         The query heads that share a key head stand in the place of query tokens, so that no key is repeated.
         """
-        rows = torch.arange(len(query), device=query.device)
-        stored = []
+        num_rows, stored = len(query), []
         for slots, new in ((self.keys[layer], key), (self.values[layer], value)):
-            slots[rows, :, self.positions] = new[:, :, 0].to(slots.dtype)
-            stored.append(slots[: len(rows), :, : self.used])
-        folded = query.reshape(len(rows), key.shape[1], -1, query.shape[-1])  # [R, H_kv, H / H_kv, d]
+            slots[self.rows, :, self.positions] = new[:, :, 0].to(slots.dtype)
+            stored.append(slots[:num_rows, :, : self.used])
+        folded = query.reshape(num_rows, key.shape[1], -1, query.shape[-1])  # [R, H_kv, H / H_kv, d]
         output = scaled_dot_product_attention(folded, *stored, attn_mask=self.mask, dropout_p=dropout, scale=scaling)
-        return output.reshape(len(rows), 1, query.shape[1], -1)
+        return output.reshape(num_rows, 1, query.shape[1], -1)
 
     def keep(self, places: Tensor) -> None:
         """Drop all other rows: the kept ones move to the front, and what was behind them is not used again."""
-        self.positions = self.positions[places]
+        self.positions, self.rows = self.positions[places], self.rows[: len(places)]
         for slots in (*self.keys.values(), *self.values.values()):
             slots[: len(places), :, : self.used] = slots[places, :, : self.used]
 
