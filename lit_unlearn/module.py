@@ -41,6 +41,9 @@ class UnlearnModule(L.LightningModule):
         """What is known of the start beforehand, from the start of the fit on."""
         self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.zero_grad()  # Lightning would keep the last step's gradients through this one's forward
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""
         with self.start() as start:

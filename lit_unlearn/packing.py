@@ -132,7 +132,7 @@ def prefix_trie(rows: Sequence[Sequence[int]]) -> Trie:
     nodes: list[Sequence[int]] = [()] * len(rows)
     begins, leaves = [0] * len(rows), []
     previous: int | None = None
-    for current in sorted(range(len(rows)), key=rows.__getitem__):  # a prefix comes right before what goes on from it
+    for current in sorted(range(len(rows)), key=lambda row: rows[row]):  # a prefix comes right before what goes on from it
         row, shared = rows[current], 0
         if previous is not None:
             shared = begins[current] = _common(rows[previous], row)

@@ -11,10 +11,10 @@ import lit_unlearn
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "head"},
-    {"blocks", "lora", "optimizers", "states", "packing"},
-    {"console", "conf_files", "objectives", "data", "generate", "optim", "outputs", "smollm2", "trainer"},
-    {"scoring", "models", "history"},
+    {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "head", "sampling"},
+    {"blocks", "lora", "optimizers", "states", "packing", "hf_decoding"},
+    {"console", "conf_files", "objectives", "data", "optim", "outputs", "smollm2", "trainer", "decoding"},
+    {"scoring", "models", "history", "generate"},
     {"answers", "reference_store", "plots"},
     {"reference", "evaluation"},
     {"module", "results"},

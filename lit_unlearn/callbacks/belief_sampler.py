@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +17,7 @@ from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.generate import Prompt, Sampling, generate
 from lit_unlearn.module import UnlearnModule
 from lit_unlearn.parallel import gather_by_key, rank, world_size
+from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import Role
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,9 @@ class BeliefConfig:
     every_n_steps: int | None = None
     """Refresh the prompts of the coming n steps every n steps; set ``every_n_epochs: null``. Both null: sample once,
     from the policy's start (off-policy, the case of the paper's theorem 5.3)."""
+    stale_after: float | None = None
+    """At a refresh, sample only the prompts with a belief whose mean token log-prob has fallen by more than this many
+    nats since it was sampled, and those without beliefs; the others keep theirs. Null: sample all (the paper)."""
     per_step: Literal["one", "all"] = "one"
     """Train on one stored belief of a prompt each step, drawn uniformly, or on all of them."""
     batch_size: int = 64
@@ -47,6 +52,11 @@ class BeliefConfig:
         if min([self.num_samples, self.max_new_tokens, self.batch_size, *periods]) < 1:
             raise ValueError(
                 "beliefs: num_samples, max_new_tokens, batch_size and the refresh period must be at least 1"
+            )
+        if self.stale_after is not None and (self.stale_after <= 0 or not periods):
+            raise ValueError(
+                f"beliefs.stale_after={self.stale_after} must be above 0 and needs refreshes: every_n_epochs or "
+                "every_n_steps; null samples all prompts at each refresh"
             )
         if self.temperature <= 0 or not 0 < self.top_p <= 1:
             raise ValueError(f"beliefs.temperature={self.temperature} must be above 0, top_p={self.top_p} in (0, 1]")
@@ -85,22 +95,37 @@ class BeliefSampler(L.Callback):
     def _refresh(self, pl_module: L.LightningModule, indices: list[int]) -> None:
         assert isinstance(pl_module, UnlearnModule)
         started = time.monotonic()
-        chosen = [self.data.rows[Role.forget][index] for index in indices[rank() :: world_size()]]
+        rows = [self.data.rows[Role.forget][index] for index in indices]
         with pl_module.trainer.precision_plugin.forward_context():
-            sampled = gather_by_key(self._sample(pl_module, chosen))
+            if self.config.stale_after is not None:
+                falls = gather_by_key(self._falls(pl_module.engine, rows[rank() :: world_size()]))
+                rows = [row for row in rows if falls.get(row.id, math.inf) > self.config.stale_after]
+            sampled = gather_by_key(self._sample(pl_module, rows[rank() :: world_size()]))
         self.store.beliefs |= {id: beliefs for id, (beliefs, _) in sampled.items()}
         self.store.rounds += 1
         kept = [belief for beliefs, _ in sampled.values() for belief in beliefs]
         stats = {
+            "beliefs/refreshed": float(len(sampled)),
             "beliefs/kept": float(len(kept)),
             "beliefs/empty": float(sum(dropped[0] for _, dropped in sampled.values())),
             "beliefs/duplicates": float(sum(dropped[1] for _, dropped in sampled.values())),
-            "beliefs/mean_tokens": sum(len(belief.tokens) for belief in kept) / max(1, len(kept)),
-            "beliefs/mean_logp": sum(belief.logp for belief in kept) / max(1, len(kept)),
             "beliefs/refresh_seconds": time.monotonic() - started,
         }
+        if kept:
+            stats["beliefs/mean_tokens"] = sum(len(belief.tokens) for belief in kept) / len(kept)
+            stats["beliefs/mean_logp"] = sum(belief.logp for belief in kept) / len(kept)
         for logger in pl_module.loggers:
             logger.log_metrics(stats, step=pl_module.global_step)
+
+    def _falls(self, engine: ScoringEngine, rows: list[Encoded]) -> dict[int, float]:
+        """Largest fall of mean token log-prob since sampling, over the beliefs of each prompt that has any."""
+        stored = [(row, belief) for row in rows for belief in self.store.beliefs.get(row.id, [])]
+        told = [Encoded(row.id, row.prompt, belief.tokens) for row, belief in stored]
+        falls: dict[int, float] = {}
+        scored = score_answers(engine, told, self.config.batch_size)
+        for (row, belief), answer in zip(stored, scored, strict=True):
+            falls[row.id] = max(belief.logp - answer.mean_logp, falls.get(row.id, -math.inf))
+        return falls
 
     def _sample(self, module: UnlearnModule, rows: list[Encoded]) -> dict[int, tuple[list[Belief], tuple[int, int]]]:
         """Beliefs of this rank's prompts, and how many samples were empty or repeated another."""

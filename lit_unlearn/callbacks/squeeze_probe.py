@@ -16,7 +16,7 @@ from lit_unlearn.data.tofu_rows import spread
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.generate import Prompt, Sampling, beam_search, evaluating, generate
 from lit_unlearn.module import UnlearnModule
-from lit_unlearn.parallel import broadcast_object
+from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import Ask, Role
 
@@ -68,7 +68,8 @@ class SqueezeProbe(L.Callback):
         assert isinstance(pl_module, UnlearnModule)
         if not self.bands:  # a resumed run watches the responses of the original model, not of the resumed one
             with trainer.precision_plugin.forward_context():
-                self.bands = broadcast_object(self._draw_bands(pl_module.engine))
+                drawn = self._draw_bands(pl_module.engine) if rank() == 0 else {}  # no collectives inside
+            self.bands = broadcast_object(drawn)
             self._log(pl_module)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:

@@ -43,6 +43,10 @@ CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
         {"forget": term(0.5, "bst"), "belief": term(0.5, "bst", **BELIEF), "retain": NLL},
         BeliefConfig(num_samples=3, temperature=1.0, max_new_tokens=6, every_n_epochs=1, batch_size=8),
     ),
+    "bss, stale beliefs only": (
+        {"forget": term(0.5, "bst"), "belief": term(0.5, "bst", **BELIEF), "retain": NLL},
+        BeliefConfig(2, 1.0, 1.0, 6, every_n_epochs=1, stale_after=0.5, batch_size=8),
+    ),
     "bss on npo, all beliefs, windows of two steps": (
         {"forget": term(0.5, "npo"), "belief": term(0.5, "npo", **BELIEF)},
         BeliefConfig(2, 1.0, 1.0, 6, every_n_epochs=None, every_n_steps=2, per_step="all", batch_size=8),

@@ -1,6 +1,7 @@
 """BS-S: beliefs of every prompt, met by example id, drawn evenly, the same for any ranks, and kept by a checkpoint."""
 
 from collections import Counter
+from dataclasses import replace
 
 import lightning as L
 import pytest
@@ -19,6 +20,7 @@ from lit_unlearn.types import Role, Term
 
 BST, NPO = OBJECTIVES["bst"], OBJECTIVES["npo"]
 NUM_ROWS, LENGTHS = 6, (5, 1, 9, 3, 4, 7)
+EVERY = list(range(NUM_ROWS))
 
 
 class Run:
@@ -193,9 +195,66 @@ def test_reference_scores_of_beliefs_are_the_references(make_run, reference):
         torch.testing.assert_close(torch.tensor(row.reference_logps), expected, rtol=1e-4, atol=1e-4)
 
 
+def by_prompt(run: Run, refreshes: list[list[tuple]]) -> list[set[int]]:
+    """Ids of the prompts of each refresh."""
+    ids = {row.prompt: row.id for row in run.data.rows[Role.forget]}
+    return [{ids[prompt] for prompt in prompts} for prompts in refreshes]
+
+
+def test_only_stale_beliefs_are_sampled_again(make_run, refreshes, monkeypatch):
+    """A policy that stays keeps its beliefs; one that moves loses those it has moved away from."""
+    logged: list[float] = []
+    monkeypatch.setattr(UnlearnModule, "loggers", property(lambda self: [self]))
+    note = lambda self, stats, step: logged.append(stats["beliefs/refreshed"])  # noqa: E731
+    monkeypatch.setattr(UnlearnModule, "log_metrics", note, raising=False)
+    run = make_run(every_n_epochs=1, stale_after=0.3)
+    run.fit(max_epochs=1)
+    run.sampler._refresh(run.module, EVERY)
+    first = {id: list(beliefs) for id, beliefs in run.store.beliefs.items()}
+    run.sampler._refresh(run.module, EVERY)  # nothing has moved
+    assert run.store.beliefs == first
+    assert by_prompt(run, refreshes)[-1] == set()
+
+    assert len(run.store.beliefs[101]) == len(run.store.beliefs[102]) == 2
+    for id, place, change in ((101, 0, 0.4), (102, 1, 0.4), (100, 0, 0.2), (103, 0, -5.0)):
+        sampled = run.store.beliefs[id][place]  # as if by a policy that was surer by so many nats
+        run.store.beliefs[id][place] = replace(sampled, logp=sampled.logp + change)
+    run.store.beliefs[104] = []
+    before = {id: list(beliefs) for id, beliefs in run.store.beliefs.items()}
+    run.sampler._refresh(run.module, EVERY)
+    assert by_prompt(run, refreshes)[-1] == {101, 102, 104}
+    assert {id for id in before if run.store.beliefs[id] != before[id]} == {101, 102, 104}
+    assert logged[-2:] == [0.0, 3.0]
+    assert run.store.rounds == 4
+
+    with torch.no_grad():  # a real move
+        run.module.engine.model.get_output_embeddings().weight.mul_(-1)
+    run.sampler._refresh(run.module, EVERY)
+    assert by_prompt(run, refreshes)[-1] == set(before)
+
+
+def test_a_fit_samples_stale_prompts_only(make_run, refreshes):
+    run = make_run(every_n_epochs=1, stale_after=0.05)
+    run.fit(max_epochs=4)
+    counts = [len(ids) for ids in by_prompt(run, refreshes)]
+    assert run.store.rounds == len(counts) == 4
+    assert counts[0] == NUM_ROWS
+    assert 0 < sum(counts[1:]) < 3 * NUM_ROWS
+    assert set(run.store.beliefs) == set(range(100, 100 + NUM_ROWS))
+
+
 @pytest.mark.parametrize(
     "fields",
-    [{"every_n_steps": 1}, {"num_samples": 0}, {"every_n_epochs": 0}, {"temperature": 0}, {"top_p": 0}, {"top_p": 1.1}],
+    [
+        {"stale_after": 0},
+        {"stale_after": 0.5, "every_n_epochs": None},
+        {"every_n_steps": 1},
+        {"num_samples": 0},
+        {"every_n_epochs": 0},
+        {"temperature": 0},
+        {"top_p": 0},
+        {"top_p": 1.1},
+    ],
 )
 def test_wrong_fields_are_refused(fields):
     with pytest.raises(ValueError, match=r"must|exclude"):

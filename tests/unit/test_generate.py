@@ -11,11 +11,17 @@ from lit_unlearn.generate import Prompt, Sampling, beam_search, cut_at_stop, eva
 PROMPTS = [Prompt((5, 9, 7), "a"), Prompt((3,), "b"), Prompt((8, 2, 6, 4, 3, 9), "c"), Prompt((11, 12, 13, 14), "d")]
 
 
+@pytest.fixture(params=["our loop", "the library's"])
+def model(policy, request):
+    policy.set_attn_implementation("sdpa" if request.param == "our loop" else "eager")
+    return policy
+
+
 @pytest.mark.parametrize("sampling", [None, Sampling(0.7), Sampling(1.0, top_p=0.8), Sampling(rank_band=(0.1, 0.5))])
-def test_alone_as_in_any_batch(policy, sampling):
-    together = generate(policy, PROMPTS, [1, 2], 12, 4, sampling)
-    alone = [generate(policy, [prompt], [1, 2], 12, 1, sampling)[0] for prompt in PROMPTS]
-    reversed_pairs = generate(policy, PROMPTS[::-1], [1, 2], 12, 2, sampling)[::-1]
+def test_alone_as_in_any_batch(model, sampling):
+    together = generate(model, PROMPTS, [1, 2], 12, 4, sampling)
+    alone = [generate(model, [prompt], [1, 2], 12, 1, sampling)[0] for prompt in PROMPTS]
+    reversed_pairs = generate(model, PROMPTS[::-1], [1, 2], 12, 2, sampling)[::-1]
     assert together == alone == reversed_pairs
     assert len(set(together)) == 4
 
@@ -25,14 +31,14 @@ def test_streams_differ(policy):
     assert len(set(generate(policy, prompts, [1], 8, 4, Sampling()))) == 4
 
 
-def test_greedy_equals_unbatched_argmax(policy):
+def test_greedy_equals_unbatched_argmax(model):
     stops, expected = [1, 20, 21, 22, 23], []
     for prompt in PROMPTS:
         ids = list(prompt.ids)
         while len(ids) < len(prompt.ids) + 10 and (len(ids) == len(prompt.ids) or ids[-1] not in stops):
-            ids.append(int(policy(torch.tensor([ids])).logits[0, -1].argmax()))
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
         expected.append(tuple(ids[len(prompt.ids) :]))
-    assert generate(policy, PROMPTS, stops, 10, 4) == expected
+    assert generate(model, PROMPTS, stops, 10, 4) == expected
 
 
 @pytest.fixture
@@ -120,9 +126,11 @@ def test_expected_gradient_of_fresh_beliefs(temperature):
         assert (ours.abs().max() < 1e-12) == (temperature == 1)
 
 
-def test_a_model_s_own_generation_settings_change_nothing(make_model):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_model_s_own_generation_settings_change_nothing(make_model, attention):
     """Hub models ship repetition penalties and the like; our greedy answer is the argmax all the same."""
     model = make_model(vocabulary=12)
+    model.set_attn_implementation(attention)
     plain = generate(model, [Prompt((5, 9, 7))], [1], 12, 1)
     beams = beam_search(model, Prompt((5, 9, 7)), [1], 6, 5)
     own = model.generation_config

@@ -1,8 +1,10 @@
 """The squeezing probe: bands of the original model's own responses, watched while the policy moves."""
 
+import lightning as L
 import pytest
 import torch
 
+from lit_unlearn.callbacks import squeeze_probe
 from lit_unlearn.callbacks.squeeze_probe import BANDS, SqueezeConfig, SqueezeProbe
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.module import UnlearnModule
@@ -57,6 +59,22 @@ def test_the_curve_follows_the_policy_and_the_index_is_its_definition(run):
     assert {f"squeeze/{name}": value for name, value in now.items()} == pytest.approx(
         {name: value for name, value in last.items() if name != "squeeze/index"}
     )
+
+
+def test_only_rank_0_draws_the_bands(make_model, make_encoded, monkeypatch):
+    """The other ranks take what it found."""
+    rows, found = make_encoded((5, 2)), {band: [] for band in BANDS}
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2), [1], 0)
+    offered: list[object] = []
+    monkeypatch.setattr(squeeze_probe, "rank", lambda: 1)
+    monkeypatch.setattr(squeeze_probe, "broadcast_object", lambda drawn: offered.append(drawn) or found)
+    monkeypatch.setattr(squeeze_probe, "beam_search", None)
+    module = UnlearnModule(ScoringEngine(make_model()), {"forget": Term(1.0, GradAscent())}, OptimConfig())
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy._lightning_module = module
+    module.trainer = trainer
+    probe.on_fit_start(trainer, module)
+    assert (probe.bands, offered) == (found, [{}])
 
 
 def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model, make_encoded):
