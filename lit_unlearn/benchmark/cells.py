@@ -44,9 +44,9 @@ CELLS: dict[str, Mapping[str, Any]] = {
     },
 }
 """``objectives=[...]`` takes these names. ``grad_ascent`` and those ``alone`` have no retain term; ``kl`` is gradient
-ascent with a KL retain term on the answers; ``bss`` is NPO on the forget rows and on one belief a prompt; the others are
-the named loss on the forget rows and NLL on the retain rows. TNPO's epsilon is 0, or a random model, to which every
-token is unlikely, would have no forget loss at all."""
+ascent with a KL retain term on the answers; ``bss`` is NPO on the forget rows and on one belief a prompt; the others
+are the named loss on the forget rows and NLL on the retain rows (RMU: its own retain term). TNPO's epsilon is 0, or a
+random model, to which every token is unlikely, would have no forget loss at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,5 +125,3 @@ def build(spec: Spec, models: Models) -> Cell:
         start if resident else None,
         {"plain": bool(needs.reference), "ours": plan_reference(needs, "auto").resident},
     )
-
-

@@ -14,26 +14,27 @@ from pathlib import Path as File
 import torch
 
 from lit_unlearn.benchmark.cells import Cell, Path, Spec, build
-from lit_unlearn.benchmark.shapes import SHAPES, random_models
+from lit_unlearn.benchmark.shapes import SHAPES, Models, random_models
 
 NUM_STEPS = 2
 """The second meets memory that the first has freed, as every later one does."""
 _CLEAR, _STATUS = File("/proc/self/clear_refs"), File("/proc/self/status")
 
 
-def peak_bytes(spec: Spec, path: Path) -> int:
+def peak_bytes(spec: Spec, path: Path, models: Models | None = None) -> int:
     """Largest resident (CPU) or allocated (GPU) size during two steps, less the size right before them.
 
     Gradients, activations, logits count; the weights and a resident reference, which stand before, do not.
+    A GPU takes ``models`` that stand there already.
     """
     if spec.device.type == "cuda":
-        return _cuda_peak(spec, path)
+        return _cuda_peak(spec, path, models or random_models(spec.shape, spec.seed, spec.device))
     with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_cpu_peak, spec, path, torch.get_num_threads()).result()
 
 
-def _cuda_peak(spec: Spec, path: Path) -> int:
-    cell = build(spec, random_models(spec.shape, spec.seed, spec.device))
+def _cuda_peak(spec: Spec, path: Path, models: Models) -> int:
+    cell = build(spec, models)
     _steps(cell, path, 1)  # workspaces of the libraries
     gc.collect()
     torch.cuda.empty_cache()

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_unlearn.objectives import BST, KL, NLL, NPO, RMU, TNPO, WGA, GradAscent, HiddenMatch, SimNPO
-from lit_unlearn.types import IGNORE_INDEX, Objective, Role, Rows, Terms
+from lit_unlearn.types import IGNORE_INDEX, Role, Rows, Terms
 
 
 def loss(policy: PreTrainedModel, start: PreTrainedModel | None, batch: Mapping[Role, Rows], terms: Terms) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-import torch
-
 from lit_unlearn.benchmark.cells import PATHS, Cell, Path
 from lit_unlearn.benchmark.flops import useful_flops
 from lit_unlearn.benchmark.parity import TOLERANCES, check
@@ -31,7 +29,7 @@ def step_cell(cell: Cell, turns: Turns, flops_per_second: float) -> dict[str, ob
         "second_model": dict(cell.resident_in_run),
     }
     if not passed:
-        return result
+        return result | {"failed": "paths disagree"}
     policy, device = cell.models.policy, cell.spec.device
     samples = interleave(
         {path: _stepper(cell, path) for path in PATHS},
@@ -65,8 +63,3 @@ def optimizer_seconds(cell: Cell, turns: Turns) -> dict[str, float]:
     samples = interleave({"optimizer": optimizer.step}, turns.repeats, turns.warmups, cell.spec.device)
     policy.zero_grad(set_to_none=True)
     return seconds(samples["optimizer"])
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Of the device; then the cell says so and the others go on."""
-    return isinstance(error, torch.OutOfMemoryError)
