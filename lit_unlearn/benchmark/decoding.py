@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from statistics import median
+from typing import Any
 
 from lit_unlearn.benchmark.cells import Cell, Spec, autocast, build
 from lit_unlearn.benchmark.rows import question_rows
@@ -19,7 +20,7 @@ EPOCHS = 2
 BATCH_SIZE = 64
 
 
-def belief_costs(spec: Spec, models: Models, turns: Turns, num_prompts: int) -> dict[str, object]:
+def belief_costs(spec: Spec, models: Models, turns: Turns, num_prompts: int) -> dict[str, Any]:
     """bst / grad_ascent without a retain term, bss / npo with one; and sampling one belief for each prompt.
 
     ``sampling_share`` is its time over that of the BS-S steps of two epochs of as many prompts.

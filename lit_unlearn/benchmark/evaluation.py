@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ NUM_ANSWERS = 7
 BATCH_SIZE = 32
 
 
-def evaluate(spec: Spec, models: Models, turns: Turns, num_questions: int) -> dict[str, object]:
+def evaluate(spec: Spec, models: Models, turns: Turns, num_questions: int) -> dict[str, Any]:
     """Times of both, where the mean log-probs of all answers agree."""
     forget, retain = (
         question_rows(spec.lengths, num_questions, NUM_ANSWERS, spec.shape.vocab, spec.seed + shift) for shift in (0, 1)
@@ -34,7 +35,7 @@ def evaluate(spec: Spec, models: Models, turns: Turns, num_questions: int) -> di
     with evaluating(models.policy):
         error = (plain_pass(spec, models, forget, retain) - our_pass(spec, models, rows)).abs().max().item()
         passed = error < (1e-4 if spec.precision == "32-true" else 5e-2)
-        result: dict[str, object] = {
+        result: dict[str, Any] = {
             "parity": {"passed": passed, "largest_mean_logp_error": error},
             "questions": 2 * num_questions,
             "tokens": asdict(count_tokens({Role.forget: rows})),

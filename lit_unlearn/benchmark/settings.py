@@ -80,9 +80,9 @@ class BenchmarkConfig:
         """``lengths``, checked."""
         if isinstance(self.lengths, str) and self.lengths in LENGTHS:
             return self.lengths
-        parts = self.lengths if isinstance(self.lengths, Sequence) and not isinstance(self.lengths, str) else ()
-        whole = len(parts) == 3 and all(type(part) is int for part in parts)
-        if not whole or min(parts) < 0 or parts[0] + parts[1] < 1 or parts[2] < 1:
+        parts = self.lengths if isinstance(self.lengths, list) else []
+        whole = len(parts) == 3 and all(type(part) is int and part >= 0 for part in parts)
+        if not whole or parts[0] + parts[1] < 1 or parts[2] < 1:
             raise ValueError(
                 f"lengths={self.lengths} must be {' or '.join(LENGTHS)}, or [header, question, answer] in tokens, with "
                 "at least one token of prompt and one of answer"

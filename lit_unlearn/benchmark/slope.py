@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lit_unlearn.benchmark.cells import PATHS, Precision, Spec
@@ -19,12 +21,12 @@ def slopes(
     precision: Precision,
     vocabularies: tuple[int, ...] = VOCABULARIES,
     num_tokens: tuple[int, ...] = NUM_TOKENS,
-) -> dict[str, dict[str, object]]:
+) -> dict[str, Any]:
     """Peak bytes of NPO on 8 rows under a body of one block and 64 dimensions, and bytes for each further token.
 
     The forget rows are all the rows, with a prompt of one token; the second model of the plain recipe is not counted.
     """
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, Any] = {}
     for vocab in vocabularies:
         shape = Shape(1, 64, 128, 1, 1, vocab, True)
         peaks = {

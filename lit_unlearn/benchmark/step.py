@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from lit_unlearn.benchmark.cells import PATHS, Cell, Path
 from lit_unlearn.benchmark.flops import useful_flops
@@ -19,11 +20,11 @@ class Turns:
     warmups: int
 
 
-def step_cell(cell: Cell, turns: Turns, flops_per_second: float) -> dict[str, object]:
+def step_cell(cell: Cell, turns: Turns, flops_per_second: float) -> dict[str, Any]:
     """What a user reads about a cell; no time of paths that do not agree."""
     parity = check(cell)
     passed = parity.within(TOLERANCES[cell.spec.precision])
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         "parity": {"passed": passed, **asdict(parity)},
         "tokens": asdict(cell.tokens),
         "second_model": dict(cell.resident_in_run),
