@@ -62,13 +62,19 @@ def break_one_term(monkeypatch):
 
 
 def break_gradient_only(monkeypatch):
-    """WGA's weight with a gradient: the same value, another direction or length."""
+    """WGA's weight with a gradient: the same value, another direction."""
 
     def wga(policy, start, rows, objective):
         nll = plain.token_nll(plain.forward(policy, rows).logits, rows.labels)
         return plain._token_mean(-((-nll).exp() ** objective.beta) * nll, rows)
 
     monkeypatch.setitem(plain._TERMS, WGA, wga)
+
+
+def break_gradient_length(monkeypatch):
+    """The same value and direction, twice the gradient."""
+    step = ours.step
+    monkeypatch.setattr(ours, "step", lambda *given: 2 * (loss := step(*given)) - loss.detach())
 
 
 def break_together_only(monkeypatch):
@@ -83,7 +89,10 @@ def break_together_only(monkeypatch):
     monkeypatch.setattr(ours, "step", joined)
 
 
-@pytest.mark.parametrize("fault", [break_loss, break_one_term, break_gradient_only, break_together_only])
+FAULTS = [break_loss, break_one_term, break_gradient_only, break_gradient_length, break_together_only]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
 def test_the_gate_refuses_what_differs(models, monkeypatch, fault):
     cell = build(replace(SPEC, objective="wga"), models)
     fault(monkeypatch)
