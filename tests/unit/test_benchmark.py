@@ -17,7 +17,7 @@ from lit_unlearn.benchmark.decoding import belief_costs
 from lit_unlearn.benchmark.evaluation import evaluate
 from lit_unlearn.benchmark.flops import useful_flops
 from lit_unlearn.benchmark.memory import resident_peak
-from lit_unlearn.benchmark.parity import TOLERANCES, check
+from lit_unlearn.benchmark.parity import TOLERANCES, Parity, check
 from lit_unlearn.benchmark.plan import GIB, full_parts, lora_parts, model_size, smallest_card
 from lit_unlearn.benchmark.presets import PRESETS
 from lit_unlearn.benchmark.rows import Tokens, count_tokens, question_rows, step_rows
@@ -100,6 +100,16 @@ def test_the_gate_refuses_what_differs(models, monkeypatch, fault):
     assert result["failed"] == "paths disagree"
     assert "seconds" not in result
     assert "ratio" not in result
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_each_of_the_three_limits_counts(precision):
+    limit = TOLERANCES[precision]
+    good = Parity(limit.loss * 0.9, limit.cosine + 1e-5, limit.norm * 0.9)
+    assert good.within(limit)
+    faults = {"loss_error": limit.loss * 1.1, "cosine": limit.cosine - 1e-5, "norm_error": limit.norm * 1.1}
+    for field, value in [*faults.items(), *dict.fromkeys(faults, float("nan")).items()]:
+        assert not replace(good, **{field: value}).within(limit), field
 
 
 def test_a_stale_reference_cache_is_seen(models):
@@ -328,7 +338,7 @@ def test_wrong_arguments_are_named(arguments, named):
 
 
 def test_a_model_without_config_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no config\.json"):
+    with pytest.raises(UserError, match="the directory holds no"):
         model_size(str(tmp_path))
     SHAPES["tiny"].config().save_pretrained(tmp_path)
     assert model_size(str(tmp_path)) == model_size("tiny")
