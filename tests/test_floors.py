@@ -22,7 +22,7 @@ FLOORS = [
     {"config"},
     {"assembly", "notebook"},
     {"target"},
-    {"train", "finetune", "evaluate", "alternates"},
+    {"train", "finetune", "evaluate", "alternates", "benchmark"},
     {"__init__"},
 ]
 """Lowest first; a name is a module or a whole folder, whose files may import each other. The package's root hands out

@@ -1,0 +1,69 @@
+"""What BS-S costs: our own paths against each other, and sampling the beliefs against the steps they serve."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from lit_unlearn.benchmark.cells import Cell, Spec, autocast, build
+from lit_unlearn.benchmark.rows import question_rows
+from lit_unlearn.benchmark.shapes import Models
+from lit_unlearn.benchmark.step import Turns
+from lit_unlearn.benchmark.timing import interleave, measure, ratio, seconds
+from lit_unlearn.generate import Prompt, Sampling, generate
+
+BELIEF_TOKENS = 45
+"""Mean length of a belief on TOFU. A random model never stops, so every sample has exactly these."""
+EPOCHS = 2
+"""Between two refreshes, as published."""
+BATCH_SIZE = 64
+
+
+def belief_costs(spec: Spec, models: Models, turns: Turns, num_prompts: int) -> dict[str, Any]:
+    """bst / grad_ascent without a retain term, bss / npo with one; and sampling one belief for each prompt.
+
+    ``sampling_share`` is its time over that of the BS-S steps of two epochs of as many prompts.
+    """
+    names = ("grad_ascent", "bst_alone", "npo", "bss")
+    cells = {name: build(_of(spec, name), models) for name in names}
+    samples = interleave(
+        {name: _stepper(cell) for name, cell in cells.items()},
+        turns.repeats,
+        turns.warmups,
+        spec.device,
+        before=lambda: models.policy.zero_grad(set_to_none=True),
+    )
+    models.policy.zero_grad(set_to_none=True)
+    clock = "wall" if spec.device.type == "cuda" else "cpu"
+    step = median(getattr(sample, clock) for sample in samples["bss"])
+    sampled = [getattr(_sample(spec, models, num_prompts), clock) for _ in range(2)][-1]
+    return {
+        "clock": clock,
+        "seconds": {name: seconds(found) for name, found in samples.items()},
+        "bst_over_grad_ascent": asdict(ratio(samples["bst_alone"], samples["grad_ascent"], clock)),
+        "bss_over_npo": asdict(ratio(samples["bss"], samples["npo"], clock)),
+        "sampling_seconds": sampled,
+        "sampling_prompts": num_prompts,
+        "sampling_share": sampled / (step * EPOCHS * num_prompts / spec.num_rows),
+    }
+
+
+def _of(spec: Spec, objective: str) -> Spec:
+    return Spec(spec.shape, objective, spec.num_rows, spec.lengths, spec.seed, spec.device, spec.precision)
+
+
+def _stepper(cell: Cell):
+    return lambda: cell.step("ours")
+
+
+def _sample(spec: Spec, models: Models, num_prompts: int):
+    questions = question_rows(spec.lengths, num_prompts, 1, spec.shape.vocab, spec.seed)
+    prompts = [Prompt(rows[0].prompt, f"benchmark/{index}") for index, rows in enumerate(questions)]
+    sampling = Sampling(temperature=0.7)
+
+    def run() -> None:
+        with autocast(spec):  # a stop token outside the vocabulary never comes
+            generate(models.policy, prompts, [spec.shape.vocab], BELIEF_TOKENS, BATCH_SIZE, sampling)
+
+    return measure(run, spec.device)
