@@ -182,6 +182,10 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     return Study(config, terms, plan, rows, evaluator, stops, schedules, pairing)
 
 
+_SHAPES = 64
+"""Packed tokens are filled up to multiples of this under ``model.compile``."""
+
+
 def assemble(
     study: Study, policy: PreTrainedModel, retain_model: str | None, run_dir: Path
 ) -> tuple[UnlearnModule, UnlearnData, Sequence[L.Callback], Evaluation]:
@@ -197,7 +201,7 @@ def assemble(
     if config.model.lora is not None:
         add_adapters(policy, config.model.lora)
     freeze_others(policy, config.optim.trainable)
-    engine = ScoringEngine(policy, config.model.logits_mib)
+    engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
     module = UnlearnModule(engine, study.terms, config.optim, reference)
 
     load_retain_model = retain_model_loader(config, retain_model)

@@ -127,7 +127,7 @@ def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], room: i
     """The filled cache, and the hidden state [R, D] behind each row's prompt."""
     device, distinct = model.device, list(dict.fromkeys(prompts))
     trie, longest = prefix_trie(distinct), max(map(len, distinct))
-    nodes = torch.tensor([[*row, *[0] * (longest - len(row))] for row in trie.nodes], device=device)  # distinct prompts by tokens
+    nodes = torch.tensor([[*row, *[0] * (longest - len(row))] for row in trie.nodes], device=device)
     last = torch.tensor([row[-1] for row in trie.nodes], device=device)
     places = {prompt: place for place, prompt in enumerate(distinct)}
     of_row = torch.tensor([places[prompt] for prompt in prompts], device=device)  # [R] into the distinct prompts

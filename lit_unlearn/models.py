@@ -36,9 +36,9 @@ class ModelConfig:
     path: str | None = None
     """Directory or Hub id of a model whose weights are safetensors."""
     reference: Literal["auto", "resident", "cached"] = "auto"
-    """The frozen start: a second model in memory, or its scores of the rows computed once before the first step. ``auto``
-    stores log-probs, or final hidden states and the outputs of blocks where terms ask for more (4 D bytes a position
-    in float32, on disk), keeps a second model only for sampled beliefs, and nothing where no term asks."""
+    """The frozen start: a second model in memory, or its scores of the rows, computed once before the first step.
+    ``auto`` stores log-probs, or final hidden states and the outputs of blocks where terms ask for more (4 D bytes a
+    position in float32, on disk), keeps a second model only for sampled beliefs, and nothing where no term asks."""
     reference_cache: str | None = None
     """Directory of those scores, to share between runs from the same model; null: ``reference`` in the run's."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"

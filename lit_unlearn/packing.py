@@ -125,14 +125,16 @@ class Trie:
     """Of each row: how many of its first tokens the rows before it hold already, in the order of the trie."""
 
 
-def prefix_trie(rows: Sequence[Sequence[int]]) -> Trie:
+def prefix_trie(rows: Sequence[tuple[int, ...]] | Sequence[list[int]]) -> Trie:
     """Rows that begin alike share those tokens, however many rows and however long."""
     tokens: list[int] = []
     depths: list[int] = []
     nodes: list[Sequence[int]] = [()] * len(rows)
     begins, leaves = [0] * len(rows), []
     previous: int | None = None
-    for current in sorted(range(len(rows)), key=lambda row: rows[row]):  # a prefix comes right before what goes on from it
+    for current in sorted(
+        range(len(rows)), key=lambda row: rows[row]
+    ):  # a prefix comes right before what goes on from it
         row, shared = rows[current], 0
         if previous is not None:
             shared = begins[current] = _common(rows[previous], row)
@@ -168,8 +170,8 @@ def pack(trie: Trie, round_to: int, device: torch.device) -> Packing:
         last_seen = begins[:, None] + torch.arange(own)  # [R, L_q]
         mask = (torch.arange(length) <= last_seen[:, :, None])[:, None].to(device) if begins.any() else None
         blocks.append(Block((len(rows), own), (len(rows), length), mask))
-    slots = (torch.tensor(values, device=device) for values in (queries, keys))
-    return Packing(*slots, tuple(blocks), torch.tensor(place, device=device))
+    slots = [torch.tensor(values, device=device) for values in (queries, keys, place)]
+    return Packing(slots[0], slots[1], tuple(blocks), slots[2])
 
 
 def _rectangles(order: Sequence[int], shared: Sequence[int], size: Callable[[int], tuple[int, int]]) -> list[list[int]]:

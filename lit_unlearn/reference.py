@@ -25,7 +25,9 @@ class ReferencePlan:
     """Keep a second model: for what is not stored, in each step or at each refresh of the beliefs."""
 
 
-def plan_reference(needs: Needs, choice: Literal["auto", "resident", "cached"], adapters: bool = False) -> ReferencePlan:
+def plan_reference(
+    needs: Needs, choice: Literal["auto", "resident", "cached"], adapters: bool = False
+) -> ReferencePlan:
     """The least memory that serves the terms; nothing where no term reads the reference.
 
     ``adapters``: the policy trains adapters only, so that without them it is its own reference.

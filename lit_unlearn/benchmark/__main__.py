@@ -70,7 +70,8 @@ def measure(config: BenchmarkConfig, results: dict[str, Any]) -> None:
     turns, clock = Turns(config.repeats, config.warmups), "wall" if device.type == "cuda" else "cpu"
     for name in config.shapes:
         models = random_models(SHAPES[name], config.seed, device)
-        spec = Spec(SHAPES[name], "npo", config.rows, config.parts(), config.seed, device, precision)
+        common = (config.rows, config.parts(), config.seed, device, precision, config.checkpointing)
+        spec = Spec(SHAPES[name], "npo", *common)
         for objective in config.cells():
             log.info("%s: %s", name, objective)
             cell = _cell(config, replace(spec, objective=objective), models, turns, flops)

@@ -10,14 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_unlearn.answers import score_answers
 from lit_unlearn.benchmark import ours, plain
 from lit_unlearn.benchmark.rows import Lengths, Tokens, count_tokens, step_rows
 from lit_unlearn.benchmark.shapes import Models, Shape
-from lit_unlearn.callbacks.reference_cache import answer_logps
+from lit_unlearn.blocks import Checkpointing
 from lit_unlearn.config import terms_from
 from lit_unlearn.data.tokenize import pad
 from lit_unlearn.reference import plan_reference
 from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.states import StatesByRole
 from lit_unlearn.types import LOGPS, Batch, Terms, union_of_needs
 
 Path = Literal["plain", "ours"]
@@ -60,6 +62,8 @@ class Spec:
     seed: int
     device: torch.device
     precision: Precision
+    checkpointing: Checkpointing = "none"
+    """Of our path."""
 
     @property
     def terms(self) -> Terms:
@@ -81,8 +85,8 @@ class Cell:
     tokens: Tokens
     models: Models
     engine: ScoringEngine
-    resident: ScoringEngine | None
-    """Our own frozen model, where cached log-probs are not enough for the step."""
+    stored: StatesByRole
+    """What a run would read of the reference from its store, beyond log-probs."""
     resident_in_run: Mapping[Path, bool]
     """Whether a whole run keeps a second model: the plain recipe wherever a term reads the reference."""
 
@@ -92,7 +96,7 @@ class Cell:
         with autocast(self.spec):
             if path == "plain":
                 return plain.loss(self.models.policy, self.models.start, self.batch, terms)
-            return ours.step(self.engine, self.batch, terms, self.resident)
+            return ours.step(self.engine, self.batch, terms, self.stored, self.spec.checkpointing)
 
     def step(self, path: Path) -> None:
         """Forward and backward."""
@@ -108,20 +112,16 @@ def build(spec: Spec, models: Models) -> Cell:
     terms = spec.terms
     needs = union_of_needs(terms)
     rows = {role: step_rows(spec.lengths, spec.num_rows, spec.shape.vocab, spec.seed)[role] for role in needs.policy}
-    start = ScoringEngine(models.start)
+    start, stored = ScoringEngine(models.start), {}
+    batch = {role: pad(block).to(spec.device) for role, block in rows.items()}
     for role, ask in needs.reference.items():
-        if ask == LOGPS:
-            with autocast(spec):
-                known = answer_logps(start, rows[role], spec.num_rows)
-            rows[role] = [replace(row, reference_logps=tuple(k)) for row, k in zip(rows[role], known, strict=True)]
-    resident = any(ask != LOGPS for ask in needs.reference.values())
-    return Cell(
-        spec,
-        terms,
-        {role: pad(block).to(spec.device) for role, block in rows.items()},
-        count_tokens(rows),
-        models,
-        ScoringEngine(models.policy),
-        start if resident else None,
-        {"plain": bool(needs.reference), "ours": plan_reference(needs, "auto").resident},
-    )
+        with autocast(spec), torch.no_grad():
+            if ask == LOGPS:
+                known = score_answers(start, rows[role], spec.num_rows)
+                told = [replace(row, reference_logps=k.logps) for row, k in zip(rows[role], known, strict=True)]
+                batch[role] = pad(told).to(spec.device)
+            else:
+                stored |= start.states(batch, {role: ask})
+    resident: dict[Path, bool] = {"plain": bool(needs.reference), "ours": plan_reference(needs, "auto").resident}
+    tokens = count_tokens(rows)
+    return Cell(spec, terms, batch, tokens, models, ScoringEngine(models.policy), stored, resident)

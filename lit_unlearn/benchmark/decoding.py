@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from statistics import median
 from typing import Any
 
@@ -26,7 +26,7 @@ def belief_costs(spec: Spec, models: Models, turns: Turns, num_prompts: int) -> 
     ``sampling_share`` is its time over that of the BS-S steps of two epochs of as many prompts.
     """
     names = ("grad_ascent", "bst_alone", "npo", "bss")
-    cells = {name: build(_of(spec, name), models) for name in names}
+    cells = {name: build(replace(spec, objective=name), models) for name in names}
     samples = interleave(
         {name: _stepper(cell) for name, cell in cells.items()},
         turns.repeats,
@@ -47,10 +47,6 @@ def belief_costs(spec: Spec, models: Models, turns: Turns, num_prompts: int) -> 
         "sampling_prompts": num_prompts,
         "sampling_share": sampled / (step * EPOCHS * num_prompts / spec.num_rows),
     }
-
-
-def _of(spec: Spec, objective: str) -> Spec:
-    return Spec(spec.shape, objective, spec.num_rows, spec.lengths, spec.seed, spec.device, spec.precision)
 
 
 def _stepper(cell: Cell):

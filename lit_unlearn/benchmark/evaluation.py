@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_unlearn.answers import score_answers
 from lit_unlearn.benchmark import plain
 from lit_unlearn.benchmark.cells import Spec, autocast
 from lit_unlearn.benchmark.rows import count_tokens, question_rows
@@ -16,7 +17,6 @@ from lit_unlearn.benchmark.shapes import Models
 from lit_unlearn.benchmark.step import Turns
 from lit_unlearn.benchmark.timing import interleave, ratio, seconds
 from lit_unlearn.data.tokenize import Encoded, pad
-from lit_unlearn.evaluation.collect import teacher_forced
 from lit_unlearn.generate import evaluating
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import IGNORE_INDEX, Role
@@ -60,8 +60,8 @@ def evaluate(spec: Spec, models: Models, turns: Turns, num_questions: int) -> di
 def our_pass(spec: Spec, models: Models, rows: Sequence[Encoded]) -> Tensor:
     """Mean log-prob of each row's answer [R]."""
     with autocast(spec):
-        scored = teacher_forced(ScoringEngine(models.policy), rows, BATCH_SIZE)
-    return torch.tensor([sum(logps) / len(logps) for logps, _ in scored])
+        scored = score_answers(ScoringEngine(models.policy), rows, BATCH_SIZE)
+    return torch.tensor([answer.mean_logp for answer in scored])
 
 
 @torch.no_grad()

@@ -1,19 +1,24 @@
-"""Our path through a step: the scoring engine, with the reference's answer log-probs attached to the rows."""
+"""Our path through a step: the scoring engine, with all that is stored of the reference at hand."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from lit_unlearn.parallel import global_mean
+from lit_unlearn.blocks import Checkpointing, checkpoint_blocks
 from lit_unlearn.reference import reference_states
 from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.states import StatesByRole
 from lit_unlearn.types import Batch, Terms, union_of_needs
 
 
-def step(engine: ScoringEngine, batch: Batch, terms: Terms, reference: ScoringEngine | None) -> Tensor:
-    """The weighted sum of the terms, differentiable; ``reference`` only where log-probs are not enough."""
-    states = reference_states(batch, union_of_needs(terms).reference, reference)
-    sums = engine(batch, terms, states)
-    means = [terms[name].weight * global_mean(total.value, total.weight)[0] for name, total in sums.items()]
-    return torch.stack(means).sum()
+def step(
+    engine: ScoringEngine, batch: Batch, terms: Terms, stored: StatesByRole, checkpointing: Checkpointing
+) -> Tensor:
+    """The weighted sum of the terms, differentiable."""
+    asks = union_of_needs(terms).reference
+    known = {role: stored[role] for role in asks if role in stored}
+    known |= reference_states(batch, {role: ask for role, ask in asks.items() if role not in stored}, None)
+    checkpoint_blocks(engine.model, checkpointing)
+    loss = engine(batch, terms, known).loss
+    engine.model.gradient_checkpointing_disable()  # the plain path walks through the same model
+    return loss

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lit_unlearn.benchmark.cells import CELLS, Precision
 from lit_unlearn.benchmark.rows import LENGTHS, Lengths
 from lit_unlearn.benchmark.shapes import SHAPES
+from lit_unlearn.blocks import Checkpointing
 from lit_unlearn.errors import UserError
 
 WHAT = ("step", "memory", "rmu", "bss", "evaluation", "slope")
@@ -41,6 +42,8 @@ class BenchmarkConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     """Of the computation, weights are float32; ``auto``: 32-true on a CPU, bf16-mixed on a GPU."""
+    checkpointing: Checkpointing = "none"
+    """``model.gradient_checkpointing`` of our path: none, full or selective."""
     threads: int | None = None
     """CPU threads; null: torch's choice."""
     seed: int = 0

@@ -58,7 +58,12 @@ def collect(
         texts = _own_answers(engine, encoder, mine, asking, f"{title}: its own answers")
     local = {
         (one.probe, one.row.id, one.choice): Record(
-            one.row.id, one.choice, answer.logps, answer.greedy, one.target, texts[one.row.prompt] if one.speaks else None
+            one.row.id,
+            one.choice,
+            answer.logps,
+            answer.greedy,
+            one.target,
+            texts[one.row.prompt] if one.speaks else None,
         )
         for one, answer in zip(mine, scored, strict=True)
     }

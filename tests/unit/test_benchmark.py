@@ -58,7 +58,7 @@ def break_loss(monkeypatch):
 def break_one_term(monkeypatch):
     """Right together, wrong alone: the retain term takes what the forget term loses."""
     step = ours.step
-    monkeypatch.setattr(ours, "step", lambda e, b, t, r: step(e, b, t, r) + (1e-3 if len(t) == 1 else 0.0))
+    monkeypatch.setattr(ours, "step", lambda e, b, t, *rest: step(e, b, t, *rest) + (1e-3 if len(t) == 1 else 0.0))
 
 
 def break_gradient_only(monkeypatch):
@@ -81,9 +81,9 @@ def break_together_only(monkeypatch):
     """Each term alone is right, together one is left out of the gradient."""
     step = ours.step
 
-    def joined(engine, batch, terms, reference):
+    def joined(engine, batch, terms, *rest):
         names = list(terms)
-        parts = [step(engine, batch, {name: terms[name]}, reference) for name in names]
+        parts = [step(engine, batch, {name: terms[name]}, *rest) for name in names]
         return parts[0] + sum((part.detach() for part in parts[1:]), torch.zeros(()))
 
     monkeypatch.setattr(ours, "step", joined)

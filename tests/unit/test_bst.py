@@ -134,9 +134,7 @@ def test_guard(mix, guarded):
 def test_unlabelled_positions_have_no_gradient():
     logits, labels = random_case(3)
     labels[[1, 6]] = IGNORE_INDEX
-    states = States(
-        labels, torch.zeros(NUM_TOKENS, dtype=torch.int64), torch.ones(1), logits, head=torch.clone
-    )
+    states = States(labels, torch.zeros(NUM_TOKENS, dtype=torch.int64), torch.ones(1), logits, head=torch.clone)  # type: ignore[arg-type]
     assert (scores_of(states, LOGPS).logps == 0).nonzero().flatten().tolist() == [1, 6]
     found = gradient(BST(mix=0.5, k=5), logits, labels)
     assert (found[[1, 6]] == 0).all()

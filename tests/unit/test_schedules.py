@@ -9,12 +9,12 @@ import lightning as L
 import pytest
 import torch
 
+from lit_unlearn.answers import score_answers
 from lit_unlearn.assembly import build_schedules
 from lit_unlearn.callbacks import SCHEDULES
 from lit_unlearn.callbacks.anneal import Anneal
 from lit_unlearn.callbacks.dual_weight import DualWeight
 from lit_unlearn.callbacks.gradient_rectification import GradientRectification
-from lit_unlearn.answers import score_answers
 from lit_unlearn.callbacks.retain_selection import RetainSelection
 from lit_unlearn.config import Config, TermConfig, build_terms
 from lit_unlearn.data.datamodule import UnlearnData
