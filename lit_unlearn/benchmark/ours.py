@@ -20,5 +20,5 @@ def step(
     known |= reference_states(batch, {role: ask for role, ask in asks.items() if role not in stored}, None)
     checkpoint_blocks(engine.model, checkpointing)
     loss = engine(batch, terms, known).loss
-    engine.model.gradient_checkpointing_disable()  # the plain path walks through the same model
+    engine.model.activation_checkpointing_disable()  # the plain path walks through the same model
     return loss

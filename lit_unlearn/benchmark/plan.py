@@ -111,7 +111,9 @@ class Parts:
 
     @property
     def total(self) -> float:
-        return self.fixed + self.cast + self.gathered + self.activations + self.logits + self.workspace
+        """Peak of a step: gradients come while activations go, layer by layer, so the larger of the two counts."""
+        passing = max(self.gradients, self.activations + self.logits)
+        return self.fixed - self.gradients + self.cast + self.gathered + passing + self.workspace
 
 
 def full_parts(

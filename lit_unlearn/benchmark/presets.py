@@ -32,14 +32,20 @@ PRESETS = {
     "adamw_master": Preset("bf16 weights, float32 masters, as DeepSpeed holds them", 2, 2, 4, 8),
     "adamw_split16": Preset("bf16 weights and the 16 bits that make them float32", 2, 2, 2, 8),
     "adamw_bf16": Preset("bf16 weights alone; most of an update at lr 1e-5 rounds away", 2, 2, 0, 8),
-    "adamw_8bit": Preset("bf16 weights with stochastic rounding, moments of 8 bits", 2, 2, 0, STATE_8BIT),
+    "adamw_8bit": Preset(
+        "bf16 weights with stochastic rounding, 8-bit moments; ours holds embedding and head in float32, not counted",
+        2,
+        2,
+        0,
+        STATE_8BIT,
+    ),
     "adamw_paged": Preset("float32 weights, moments in host memory", 4, 4, 0, 0, cast=2, host=8, one_gpu=True),
     "adamw_in_backward": Preset(
         "float32, updated during the backward: no accumulation, no global clipping", 4, 0, 0, 8, cast=2, one_gpu=True
     ),
     "adamw_8bit_in_backward": Preset("both: 8 bits, during the backward", 2, 0, 0, STATE_8BIT, one_gpu=True),
 }
-"""``adamw`` is what lit_unlearn runs; the others are there to compare, or where their optimizer is installed."""
+"""``adamw``, ``_8bit``, ``_paged`` and ``_in_backward`` are names of ``optim.name``; others: to compare."""
 
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3_fsdp")
 
