@@ -24,9 +24,12 @@ class Pattern(Protocol):
     """Who attends to whom."""
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
-        """[B, H, T, d], [B, H_kv, T, d] twice -> [B, T, H, d]."""
+        """[B, H, T, d], [B, H_kv, T, d] twice -> [B, T, H, d]; ``module`` is the attention of one layer.
+
+        Who needs no layer must not read its number, or a compiled block would be compiled for every layer.
+        """
         ...
 
 
@@ -44,8 +47,7 @@ def attention(
     """What transformers calls in every layer of a model that was given to ``take_part``."""
     if pattern is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    assert isinstance(module.layer_idx, int)
-    return pattern.attend(module.layer_idx, query, key, value, dropout, scaling), None
+    return pattern.attend(module, query, key, value, dropout, scaling), None
 
 
 AttentionInterface.register(NAME, attention)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
@@ -86,14 +86,14 @@ class Cache:
         self.mask = (slots <= self.positions[:, None])[:, None, None]
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
         """Store each row's new token, [R, H, 1, d], and let it see the row.
 
         The query heads that share a key head stand in the place of query tokens, so that no key is repeated.
         """
         num_rows, stored = len(query), []
-        for slots, new in ((self.keys[layer], key), (self.values[layer], value)):
+        for slots, new in ((self.keys[_layer(module)], key), (self.values[_layer(module)], value)):
             slots[self.rows, :, self.positions] = new[:, :, 0].to(slots.dtype)
             stored.append(slots[:num_rows, :, : self.used])
         folded = query.reshape(num_rows, key.shape[1], -1, query.shape[-1])  # [R, H_kv, H / H_kv, d]
@@ -117,10 +117,10 @@ class _Prefill:
     """[R, P] packed token of each prompt token of each row."""
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
-        self.cache.fill(layer, key[0], value[0], self.index)
-        return self.packing.attend(layer, query, key, value, dropout, scaling)
+        self.cache.fill(_layer(module), key[0], value[0], self.index)
+        return self.packing.attend(module, query, key, value, dropout, scaling)
 
 
 def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], room: int) -> tuple[Cache, Tensor]:
@@ -139,6 +139,11 @@ def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], room: i
 
 def _body(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, pattern: Pattern) -> Tensor:
     return model.base_model(**inputs_of(input_ids, position_ids, pattern), use_cache=False).last_hidden_state
+
+
+def _layer(attention: nn.Module) -> int:
+    assert isinstance(attention.layer_idx, int)
+    return attention.layer_idx
 
 
 def _ended(answer: Sequence[int], stop_ids: Sequence[int]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from lit_unlearn.attention import inputs_of
@@ -45,7 +45,7 @@ class Packing:
     """[U] the slot in which each packed token asks."""
 
     def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
     ) -> Tensor:
         """Causal attention within each row."""
         flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # [U, H, d]
