@@ -46,6 +46,13 @@ class Head:
         assert isinstance(module, nn.Module)
         return cls(module, getattr(model.config.get_text_config(), "final_logit_softcapping", None), learn)
 
+    def again(self) -> Head:
+        """For another pass: the same weights, gradients of its own."""
+        other = copy.copy(self)
+        other.gradient = None
+        other.weights = {name: w.detach().requires_grad_(w.requires_grad) for name, w in self.weights.items()}
+        return other
+
     def frozen(self) -> Head:
         """A head that stays as it is while the model's moves; its own copy, unless the model's cannot move."""
         movable = any(weight.requires_grad for weight in self.module.parameters())
@@ -55,7 +62,7 @@ class Head:
         """[n, D] -> [n, V] float32, a tensor of its own."""
         with torch.autocast(hidden.device.type, enabled=False):
             if self.plain:
-                product = _Product.apply(hidden, self)
+                product = _Product.apply(hidden, self.weights["weight"], self)
                 assert isinstance(product, Tensor)
                 logits = product
             else:
@@ -72,10 +79,13 @@ class Head:
 
 
 class _Product(Function):
-    """``hidden @ weight.T``; its backward adds the weight's gradient to the head's, in float32."""
+    """``hidden @ weight.T``; its backward adds the weight's gradient to the head's, in float32.
+
+    The weight is an argument only so that a head which learns alone is noticed.
+    """
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, head: Head) -> Tensor:
+    def forward(ctx, hidden: Tensor, _: Tensor, head: Head) -> Tensor:
         low = hidden.to(head.weight.dtype)
         ctx.head, ctx.low, ctx.dtype = head, low, hidden.dtype
         return _float32_product(low, head.weight.T)
@@ -91,7 +101,8 @@ class _Product(Function):
                 head.gradient.addmm_(gradient.T, low)
             else:
                 head.gradient += _float32_product(gradient.T, low)
-        return _float32_product(gradient, head.weight).to(ctx.dtype), None
+        own = _float32_product(gradient, head.weight).to(ctx.dtype) if ctx.needs_input_grad[0] else None
+        return own, None, None
 
 
 def _product_dtype(weight: Tensor) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 The tokens of all rows form a trie. A causal model gives a token the same hidden state in every row that begins alike,
 so the header of the chat template, a prompt with several answers, or a row that comes twice costs its tokens once, and
-the gradients of its copies add up by themselves.
+the gradients of its copies add up by themselves. (Under dropout the copies share one mask.)
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from lit_unlearn.attention import inputs_of
 
 MAX_WASTE = 1.25
 """Slots of attention per real token, before another block of rows is begun."""
+
+
+MIN_SHARED = 16
+"""Tokens a row must share before its attention gets a mask: the kernel without one is worth more than a few tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Packing:
     """Which packed token stands where in the rows; U packed tokens. What pads a row is looked at by padding only."""
 
     queries: Tensor
-    """[S_q] packed token of each slot that asks, block by block; each token asks in the first row that holds it."""
+    """[S_q] packed token of each slot that asks, block by block; a token of a long shared beginning asks in one row."""
     keys: Tensor
     """[S_k] packed token of each slot that is looked at."""
     blocks: tuple[Block, ...]
@@ -58,6 +62,9 @@ class Packing:
             q, k, v = (
                 part[cut].unflatten(0, (rows, -1)).transpose(1, 2) for part, cut in zip(parts, slices, strict=True)
             )  # [R, H, L, d]
+            groups = q.shape[1] // k.shape[1]
+            if groups > 1 and block.mask is not None and q.is_cuda:  # no fused kernel there takes both
+                k, v, groups = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1), 1
             output = scaled_dot_product_attention(
                 q,
                 k,
@@ -66,7 +73,7 @@ class Packing:
                 dropout_p=dropout,
                 is_causal=block.mask is None,
                 scale=scaling,
-                enable_gqa=k.shape[1] != q.shape[1],
+                enable_gqa=groups > 1,
             )
             outputs.append(output.transpose(1, 2).flatten(0, 1))  # [R L_q, H, d]
             asked, looked = ends
@@ -151,22 +158,23 @@ def prefix_trie(rows: Sequence[tuple[int, ...]] | Sequence[list[int]]) -> Trie:
 
 
 def pack(trie: Trie, round_to: int, device: torch.device) -> Packing:
-    """Rectangles of whole rows for the attention, few and with little padding; every token asks once."""
-    size = lambda leaf: (len(trie.nodes[leaf]) - trie.shared[leaf], len(trie.nodes[leaf]))  # noqa: E731
-    order = sorted(trie.leaves, key=lambda leaf: (trie.shared[leaf] > 0, *size(leaf)), reverse=True)
+    """Rectangles of whole rows for the attention, few and with little padding; every token asks."""
+    shared = [count if count >= MIN_SHARED else 0 for count in trie.shared]
+    size = lambda leaf: (len(trie.nodes[leaf]) - shared[leaf], len(trie.nodes[leaf]))  # noqa: E731
+    order = sorted(trie.leaves, key=lambda leaf: (shared[leaf] > 0, *size(leaf)), reverse=True)
     place = [0] * _round_up(len(trie.tokens), round_to)
     queries: list[int] = []
     keys: list[int] = []
     blocks: list[Block] = []
-    for rows in _rectangles(order, trie.shared, size):
+    for rows in _rectangles(order, shared, size):
         own, length = (_round_up(max(lengths), round_to) for lengths in zip(*map(size, rows), strict=True))
         for row in rows:
-            nodes, begin = list(trie.nodes[row]), trie.shared[row]
+            nodes, begin = list(trie.nodes[row]), shared[row]
             for slot, node in enumerate(nodes[begin:], start=len(queries)):
                 place[node] = slot
             queries += nodes[begin:] + [0] * (own - len(nodes) + begin)
             keys += nodes + [0] * (length - len(nodes))
-        begins = torch.tensor([trie.shared[row] for row in rows])
+        begins = torch.tensor([shared[row] for row in rows])
         last_seen = begins[:, None] + torch.arange(own)  # [R, L_q]
         mask = (torch.arange(length) <= last_seen[:, :, None])[:, None].to(device) if begins.any() else None
         blocks.append(Block((len(rows), own), (len(rows), length), mask))
