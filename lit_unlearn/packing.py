@@ -86,7 +86,7 @@ class Packed:
 
 
 def padded(input_ids: Tensor, attention_mask: Tensor) -> Packed:
-    """[R, T] rows, for models that cannot be packed; what is not attended goes to the right, as positions are learned."""
+    """[R, T] rows, where packing cannot be; what is not attended goes to the right, for positions may be learned."""
     order = attention_mask.argsort(dim=1, descending=True, stable=True)  # [R, T]
     index = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids).gather(1, order.argsort(1))
     inputs = {"input_ids": input_ids.gather(1, order), "attention_mask": attention_mask.gather(1, order)}

@@ -142,7 +142,7 @@ def test_blocks_of_several_rows_waste_little():
         packing, blocks = rectangles(trie)
         length = {nodes[-1]: len(nodes) for nodes in trie.nodes if nodes}  # by a row's last token
         asking = set(packing.place.tolist())
-        for block, queries, keys in blocks:
+        for _, queries, keys in blocks:
             own = [[slot for slot in slots if slot in asking] for slots in queries.tolist()]
             real = sum(len(slots) + length[int(packing.queries[slots[-1]])] for slots in own if slots)
             several += len(own) > 1
