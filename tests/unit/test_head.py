@@ -154,20 +154,20 @@ def test_a_head_that_does_not_learn_has_no_gradients(bias, trainable, learn):
     assert all(weight.grad is None for weight in module.parameters())
 
 
+def added(own_shape, left_shape, right_shape, out_shape=None, **kwargs) -> int:
+    return mm_flop(left_shape, right_shape)
+
+
 @pytest.mark.parametrize("trainable", [True, False])
 def test_products_of_a_head(trainable):
     """2 N V D each: the logits, the hidden states' gradient, and the weight's where it learns; two slices."""
     module, hidden = linear(trainable=trainable), randn(9, 6, seed=5).float().requires_grad_()
     head = Head(module, learn=True)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flop})
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added})
     with counter:
         for part in (slice(0, 2), slice(2, 9)):
             head(hidden[part]).sum().backward()
     assert counter.get_total_flops() == (6 if trainable else 4) * 9 * 11 * 6
-
-
-def addmm_flop(self_shape, left_shape, right_shape, out_shape=None, **kwargs) -> int:
-    return mm_flop(left_shape, right_shape)
 
 
 @pytest.mark.parametrize("trainable", [True, False])
