@@ -389,7 +389,7 @@ def held_for_backward(model: PreTrainedModel, start: PreTrainedModel, batch, ter
     before = wide_tensors(vocabulary)
 
     def pack(tensor: Tensor) -> _Held:
-        holder = _Held(tensor)
+        holder = _Held(tensor.detach())  # the tensor itself would hold the graph that holds it
         held.append(weakref.ref(holder))
         return holder
 
