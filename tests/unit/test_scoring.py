@@ -34,7 +34,7 @@ VOCABULARY = 61
 HEADER = (9, 8, 7, 6, 5)
 SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 SHAPE |= {"vocab_size": VOCABULARY, "initializer_range": 0.2}
-NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+NO_DROPOUT: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 GPT2 = GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, initializer_range=0.2, **NO_DROPOUT)
 FAMILIES = {
     "llama": LlamaConfig(num_key_value_heads=2, tie_word_embeddings=False, **SHAPE),
@@ -286,6 +286,19 @@ def test_slices_and_rounding_change_nothing(logits_mib, round_to, batch):
     start, model, twin = build(config, 1), build(config), build(config)
     expected = plain(twin, copy.deepcopy(start), batch, terms)
     assert_equal_outcomes(run(model, start, batch, terms, logits_mib=logits_mib, round_to=round_to), expected)
+
+
+@pytest.mark.parametrize("name", ["npo", "kl attended"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_predicts_nothing(attention, name, batch):
+    """A row without a prompt: its first token is labelled, and what stands before it is padding or nothing."""
+    start, model, other = (build(FAMILIES["llama"], seed, attention) for seed in (1, 0, 0))
+    rows = rows_of((HEADER, (20, 1)), ((), (20, 21, 1)), ((), (22, 23, 24, 1)))
+    right = batch | {Role.forget: rows, Role.retain: rows}
+    left = batch | {role: moved(rows, 1, 3) for role in (Role.forget, Role.retain)}
+    expected = run(other, start, right, CASES[name])
+    assert_equal_outcomes(run(model, start, left, CASES[name]), expected)
+    assert_equal_outcomes(plain(build(FAMILIES["llama"], 0, attention), start, left, CASES[name]), expected)
 
 
 # What a step costs.
