@@ -131,12 +131,13 @@ class Statistics(Function):
         peak = logits.amax(-1)  # [n]
         mass = logits.sub_(peak[:, None]).exp_()  # [n, V] exp(z - max)
         total = mass.sum(-1)
-        log_z = peak + total.log()
-        spread = total.log() - torch.xlogy(mass, mass).sum(-1) / total if entropy else torch.zeros_like(total)
+        log_total = total.log()
+        spread = log_total - torch.xlogy(mass, mass).sum(-1) / total if entropy else torch.zeros_like(total)
         ctx.mass, ctx.total, ctx.spread = mass, total, spread if entropy else None
         ctx.save_for_backward(labels, top_ids)
         ctx.mark_non_differentiable(top_ids)
-        return label_logits - log_z, top_logits - log_z[:, None], top_ids, spread
+        logps = label_logits - peak - log_total  # in this order: peak + log_total would round at the size of the peak
+        return logps, top_logits - peak[:, None] - log_total[:, None], top_ids, spread
 
     @staticmethod
     def backward(ctx, of_labels: Tensor, of_top: Tensor, _, of_entropy: Tensor):

@@ -93,9 +93,11 @@ class Packed:
 
 
 def padded(input_ids: Tensor, attention_mask: Tensor) -> Packed:
-    """[R, T] rows as they are, for models that cannot be packed."""
-    index = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
-    return Packed({"input_ids": input_ids, "attention_mask": attention_mask}, index, None)
+    """[R, T] rows, where packing cannot be; what is not attended goes to the right, for positions may be learned."""
+    order = attention_mask.argsort(dim=1, descending=True, stable=True)  # [R, T]
+    index = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids).gather(1, order.argsort(1))
+    inputs = {"input_ids": input_ids.gather(1, order), "attention_mask": attention_mask.gather(1, order)}
+    return Packed(inputs, index, None)
 
 
 def packed(input_ids: Tensor, attention_mask: Tensor, round_to: int = 1) -> Packed:
@@ -107,7 +109,8 @@ def packed(input_ids: Tensor, attention_mask: Tensor, round_to: int = 1) -> Pack
     rows = [row[kept].tolist() for row, kept in zip(input_ids.cpu(), mask, strict=True)]
     trie = prefix_trie(rows if any(rows) else [[0]])  # a body needs one token
     index = torch.zeros(mask.shape, dtype=torch.int64)
-    index[mask] = torch.tensor([node for row in trie.nodes[: len(rows)] for node in row][: int(mask.sum())])
+    nodes = [node for row in trie.nodes[: len(rows)] for node in row][: int(mask.sum())]
+    index[mask] = torch.tensor(nodes, dtype=torch.int64)
     packing = pack(trie, round_to, device)
     fill = [0] * (len(packing.place) - len(trie.tokens))
     inputs = inputs_of(

@@ -197,9 +197,9 @@ class _Handed(Function):
 
 def _losses(terms: Terms, policy: StatesByRole, reference: StatesByRole) -> dict[str, Loss]:
     needs = union_of_needs(terms)
-    policy_scores = {role: scores_of(policy[role], ask) for role, ask in needs.policy.items()}
-    with torch.no_grad():
+    with torch.no_grad():  # first: the policy's logits stay for the backward, these go
         reference_scores = {role: scores_of(reference[role], ask) for role, ask in needs.reference.items()}
+    policy_scores = {role: scores_of(policy[role], ask) for role, ask in needs.policy.items()}
     return {name: term.objective(policy_scores, reference_scores) for name, term in terms.items()}
 
 

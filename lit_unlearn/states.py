@@ -75,10 +75,11 @@ StatesByRole = Mapping[Role, States]
 
 
 def kept_positions(rows: Rows, attended: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(row [N], position [N], label that follows [N]) of the positions that predict a label, or of all attended."""
+    """(row [N], position [N], label that follows [N]) of the attended positions that predict a label, or of all."""
     following = torch.full_like(rows.labels, IGNORE_INDEX)
     following[:, :-1] = rows.labels[:, 1:]
-    kept = (rows.attention_mask.bool() | (following != IGNORE_INDEX)) if attended else following != IGNORE_INDEX
+    there = rows.attention_mask.bool()  # not so before a row that is padded on the left, where nothing is predicted
+    kept = there if attended else there & (following != IGNORE_INDEX)
     row, position = kept.nonzero(as_tuple=True)
     return row, position, following[row, position]
 
