@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from lit_unlearn.body import evaluating
 from lit_unlearn.data.tokenize import Encoded, pad
-from lit_unlearn.generate import evaluating
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import Ask, Role
 
@@ -37,7 +37,8 @@ def score_answers(
     Rows are batched in the order of their tokens, so that answers to one prompt meet in a batch and share it.
     """
     distinct = {(row.prompt, row.answer): row for row in rows}
-    order = [distinct[key] for key in sorted(distinct)]
+    by_length = lambda key: 0 if engine.packs else len(key[0]) + len(key[1])  # noqa: E731
+    order = [distinct[key] for key in sorted(distinct, key=lambda key: (by_length(key), key))]
     answers: dict[tuple[tuple[int, ...], tuple[int, ...]], ScoredAnswer] = {}
     with evaluating(engine):
         for first in tqdm(range(0, len(order), batch_size), desc=title, disable=title is None, leave=False):

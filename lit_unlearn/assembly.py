@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -182,7 +183,8 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     return Study(config, terms, plan, rows, evaluator, stops, schedules, pairing)
 
 
-_SHAPES = 64
+log = logging.getLogger(__name__)
+_SHAPES = 256
 """Packed tokens are filled up to multiples of this under ``model.compile``."""
 
 
@@ -202,6 +204,9 @@ def assemble(
         add_adapters(policy, config.model.lora)
     freeze_others(policy, config.optim.trainable)
     engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
+    if not engine.packs:
+        kind = type(policy).__name__
+        log.warning("%s with model.attention=%s cannot run packed rows: they are padded", kind, config.model.attention)
     module = UnlearnModule(engine, study.terms, config.optim, reference)
 
     load_retain_model = retain_model_loader(config, retain_model)

@@ -47,7 +47,9 @@ def attention(
     """What transformers calls in every layer of a model that was given to ``take_part``."""
     if pattern is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    return pattern.attend(module, query, key, value, dropout, scaling), None
+    # Not compiled: the shapes of rows differ from batch to batch, the rest of a block sees packed tokens only.
+    attend = torch.compiler.disable(pattern.attend)
+    return attend(module, query, key, value, dropout, scaling), None
 
 
 AttentionInterface.register(NAME, attention)
@@ -55,7 +57,10 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def take_part(model: PreTrainedModel) -> bool:
-    """Let the model's body follow patterns; False, and nothing changed, where its kind of attention cannot."""
+    """Let the model's body follow patterns; False, and nothing changed, where its kind of attention cannot.
+
+    That a model passes patterns on to its layers is not known from its class: ``packing.can_pack`` tries it.
+    """
     config = model.config.get_text_config()
     if config._attn_implementation == NAME:
         return True

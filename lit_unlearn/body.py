@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -53,3 +54,15 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
         if isinstance(blocks, nn.ModuleList):
             return blocks
     raise ValueError(f"{type(model).__name__}: its decoder blocks are in none of the places known (layers, h, blocks)")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and each submodule's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

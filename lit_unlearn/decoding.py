@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from lit_unlearn.attention import Pattern, inputs_of
 from lit_unlearn.head import Head
-from lit_unlearn.packing import Packing, pack, prefix_trie
+from lit_unlearn.packing import Packing, pack
+from lit_unlearn.prefix_trie import prefix_trie
 from lit_unlearn.sampling import Draw
 
 MAX_FINISHED = 0.25

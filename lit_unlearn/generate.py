@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from lit_unlearn.attention import take_part
+from lit_unlearn.body import evaluating
 from lit_unlearn.decoding import decode
 from lit_unlearn.hf_decoding import hf_beams, hf_decode
+from lit_unlearn.packing import can_pack
 from lit_unlearn.sampling import Draw, Sampling
 
 
@@ -41,7 +40,7 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), prompts[index].ids))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    continuations = decode if take_part(model) else hf_decode
+    continuations = decode if can_pack(model) else hf_decode
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     with evaluating(model):
         for batch in tqdm(batches, desc=title, disable=title is None, leave=False):
@@ -67,15 +66,3 @@ def cut_at_stop(tokens: Sequence[int], stop_ids: Sequence[int]) -> tuple[int, ..
     """Tokens up to and including the first stop token."""
     end = next((index + 1 for index, token in enumerate(tokens) if token in stop_ids), len(tokens))
     return tuple(tokens[:end])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and each submodule's own mode back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ class LoraConfig:
     """Last names of the linear layers in the blocks that get adapters, e.g. ``[q_proj, v_proj]``; null: all."""
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1 or self.targets == []:
+        if self.rank < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1 or self.targets == []:
             raise ValueError(
                 f"model.lora: rank={self.rank} must be at least 1, alpha={self.alpha} above 0, "
                 f"dropout={self.dropout} in [0, 1), targets not empty"

@@ -46,7 +46,8 @@ class ModelConfig:
     """What the backward pass computes again instead of keeping it. ``full``: whole blocks, least memory, about a third
     more time. ``selective``: norms and activations; the outputs of matrix products and attention are kept."""
     compile: bool = False
-    """Compile the decoder blocks for training; needs a C++ compiler, and each new shape of a batch takes a while."""
+    """Compile the decoder blocks, but for their attention, for training; needs a C++ compiler on a CPU. Packed tokens are
+    filled up to multiples of 256, each of which is compiled once. Not with ``gradient_checkpointing``."""
     lora: LoraConfig | None = None
     """Train low-rank adapters beside frozen weights, e.g. ``{rank: 16}``; null: train the weights. Models that
     ``finetune`` makes are trained whole."""
@@ -57,6 +58,12 @@ class ModelConfig:
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
     def __post_init__(self) -> None:
+        if self.reference == "resident" and self.reference_cache is not None:
+            raise ValueError("model.reference=resident stores no scores; remove model.reference_cache")
+        if self.compile and self.gradient_checkpointing != "none":
+            raise ValueError(
+                "model.compile=true compiles nothing inside recomputed blocks; set model.gradient_checkpointing=none"
+            )
         if self.logits_mib < 1:
             raise ValueError(f"model.logits_mib={self.logits_mib} must be at least 1")
 

@@ -10,8 +10,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_unlearn.body import evaluating
 from lit_unlearn.errors import NonFiniteLoss
-from lit_unlearn.generate import evaluating
 from lit_unlearn.lora import adapters_off, has_adapters
 from lit_unlearn.optim import OptimConfig, adamw, schedule
 from lit_unlearn.reference import reference_states

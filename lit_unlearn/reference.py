@@ -39,7 +39,7 @@ def plan_reference(
         return ReferencePlan(resident=bool(needs.reference) and not adapters)
     stored = {role: ask for role, ask in needs.reference.items() if role in _SPLITS or _travels(role, ask)}
     rest = needs.reference.keys() - stored.keys()
-    if choice == "cached" and rest:
+    if choice == "cached" and rest and not adapters:
         raise UserError(
             f"model.reference=cached cannot serve the terms: what they read of the reference on the roles "
             f"{', '.join(sorted(rest))} is not known before the run; set model.reference=auto"

@@ -26,10 +26,13 @@ from lit_unlearn.lora import merged_weights
 from lit_unlearn.states import States, kept_positions, no_positions, row_weights
 from lit_unlearn.types import IGNORE_INDEX, LOGPS, Ask, Role, Rows
 
+_NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "use_cache")
+
 
 def model_digest(model: PreTrainedModel) -> str:
-    """Of every weight and buffer, by name, adapters folded in; about a second a GB."""
-    digest = hashlib.sha256()
+    """Of the config and every weight, by name, adapters folded in; about a second a GB."""
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_OF_THE_MODEL}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(merged_weights(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
@@ -56,6 +59,7 @@ class ReferenceStore:
             UserError: the files hold the scores of another model, of other rows, or are cut.
         """
         self.asks, self.head = dict(asks), head
+        self.working: Head | None = None
         self.files: dict[str, object] = {}
         for path in sorted(directory.glob("*.safetensors")):
             try:
@@ -86,7 +90,9 @@ class ReferenceStore:
         head = None
         if hidden is not None:
             assert self.head is not None
-            head = Head(self.head.module.to(device), self.head.cap)  # anew, at the precision of this step
+            if self.working is None:  # made within the first step, whose precision it takes
+                self.working = Head(self.head.module.to(device), self.head.cap)
+            head = self.working
         return States(labels, row, row_weights(rows), hidden, logps, head, layers, at_row)
 
 
@@ -99,7 +105,8 @@ def stored_tensors(role: Role, ids: Iterable[int], states: States, logps: Tensor
     if logps is not None:
         per_row["logps"] = cut(logps, states.row)
     elif states.hidden is not None:
-        per_row["hidden"] = cut(states.hidden, states.row)
+        assert states.head is not None
+        per_row["hidden"] = cut(states.hidden.to(states.head.weight.dtype), states.row)  # as the head will read them
     for what, parts in per_row.items():
         found |= {f"{role}/{id}/{what}": part.clone() for id, part in zip(ids, parts, strict=True)}
     return found

@@ -48,7 +48,7 @@ class States:
             None if self.layer_row is None else self.layer_row[layered] - first,
         )
 
-    def leaf(self, head: Head) -> States:
+    def leaf(self, head: Head | None) -> States:
         """The same numbers cut off from the body, gathering their own gradients, behind another head."""
         cut = lambda tensor: tensor.detach().requires_grad_(tensor.requires_grad)  # noqa: E731
         return replace(

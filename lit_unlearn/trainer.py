@@ -33,7 +33,7 @@ class TrainerConfig:
     num_threads: int | None = None
     """CPU threads of each process; null: torch's choice. Tiny models are fastest with 1."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Of the computation; the weights stay float32 in both."""
+    """Of the computation; the weights stay float32 in both, except under ``optim.name=adamw_8bit``."""
     gradient_clip: float | None = 1.0
     """Largest gradient norm; null: no clipping."""
     log_every_n_steps: int = 1

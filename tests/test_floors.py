@@ -11,9 +11,9 @@ import lit_unlearn
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "head", "sampling"},
+    {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "head", "sampling", "prefix_trie"},
     {"blocks", "lora", "optimizers", "states", "packing", "hf_decoding"},
-    {"console", "conf_files", "objectives", "data", "optim", "outputs", "smollm2", "trainer", "decoding"},
+    {"console", "conf_files", "objectives", "data", "optim", "outputs", "smollm2", "trainer", "decoding", "losses"},
     {"scoring", "models", "history", "generate"},
     {"answers", "reference_store", "plots"},
     {"reference", "evaluation"},

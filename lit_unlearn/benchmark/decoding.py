@@ -6,12 +6,15 @@ from dataclasses import asdict, replace
 from statistics import median
 from typing import Any
 
+from lit_unlearn.answers import score_answers
 from lit_unlearn.benchmark.cells import Cell, Spec, autocast, build
 from lit_unlearn.benchmark.rows import question_rows
 from lit_unlearn.benchmark.shapes import Models
 from lit_unlearn.benchmark.step import Turns
 from lit_unlearn.benchmark.timing import interleave, measure, ratio, seconds
+from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.generate import Prompt, Sampling, generate
+from lit_unlearn.scoring import ScoringEngine
 
 BELIEF_TOKENS = 45
 """Mean length of a belief on TOFU. A random model never stops, so every sample has exactly these."""
@@ -55,11 +58,15 @@ def _stepper(cell: Cell):
 
 def _sample(spec: Spec, models: Models, num_prompts: int):
     questions = question_rows(spec.lengths, num_prompts, 1, spec.shape.vocab, spec.seed)
+    owners = [rows[0] for rows in questions]
     prompts = [Prompt(rows[0].prompt, f"benchmark/{index}") for index, rows in enumerate(questions)]
     sampling = Sampling(temperature=0.7)
 
     def run() -> None:
         with autocast(spec):  # a stop token outside the vocabulary never comes
-            generate(models.policy, prompts, [spec.shape.vocab], BELIEF_TOKENS, BATCH_SIZE, sampling)
+            found = generate(models.policy, prompts, [spec.shape.vocab], BELIEF_TOKENS, BATCH_SIZE, sampling)
+            beliefs = [Encoded(row.id, row.prompt, tokens) for row, tokens in zip(owners, found, strict=True)]
+            for model in (models.policy, models.start):  # NPO reads the reference on them too
+                score_answers(ScoringEngine(model), beliefs, BATCH_SIZE)
 
     return measure(run, spec.device)

@@ -16,8 +16,8 @@ from lit_unlearn.benchmark.rows import count_tokens, question_rows
 from lit_unlearn.benchmark.shapes import Models
 from lit_unlearn.benchmark.step import Turns
 from lit_unlearn.benchmark.timing import interleave, ratio, seconds
+from lit_unlearn.body import evaluating
 from lit_unlearn.data.tokenize import Encoded, pad
-from lit_unlearn.generate import evaluating
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import IGNORE_INDEX, Role
 

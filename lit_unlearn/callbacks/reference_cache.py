@@ -9,17 +9,20 @@ import lightning as L
 import torch
 from tqdm import tqdm
 
+from lit_unlearn.body import evaluating
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.errors import UserError
-from lit_unlearn.generate import evaluating
 from lit_unlearn.head import Head
 from lit_unlearn.module import UnlearnModule
-from lit_unlearn.parallel import rank, world_size
+from lit_unlearn.parallel import broadcast_object, rank, world_size
 from lit_unlearn.reference_store import ReferenceStore, model_digest, store_key, stored_tensors, write_part
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.states import scores_of
 from lit_unlearn.types import LOGPS, Ask, Role
+
+PART_BYTES = 2**30
+"""Held in memory before they are written."""
 
 
 class ReferenceCache(L.Callback):
@@ -44,14 +47,15 @@ class ReferenceCache(L.Callback):
         key = store_key(self.start, rows, self.asks, str(trainer.precision))
         folder = self.directory / key[:16]
         done = folder / "complete"
-        if not done.is_file():
-            if trainer.global_step:
-                raise UserError(
-                    f"resume=true, but the reference scores of the run's start are not in {folder}; the policy has "
-                    "moved, so they cannot be made again: start another run"
-                )
+        if not broadcast_object(done.is_file()):  # another run may finish between two ranks' looks
             with trainer.precision_plugin.forward_context(), pl_module.start() as start:  # the step's own rounding
-                self._write(start or pl_module.engine, rows, folder, key)
+                engine = start or pl_module.engine
+                if start is None and model_digest(engine.model) != self.start:
+                    raise UserError(
+                        f"resume=true, but the reference scores of the run's start are not in {folder}; the policy has "
+                        "moved, so they cannot be made again: start another run"
+                    )
+                self._write(engine, rows, folder, key)
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 done.touch()
@@ -61,7 +65,7 @@ class ReferenceCache(L.Callback):
 
     @torch.no_grad()
     def _write(self, engine: ScoringEngine, rows: Mapping[Role, list[Encoded]], folder: Path, key: str) -> None:
-        tensors = {}
+        tensors, parts, bytes_held = {}, 0, 0
         with evaluating(engine):
             for role, ask in self.asks.items():
                 mine = rows[role][rank() :: world_size()]
@@ -69,5 +73,10 @@ class ReferenceCache(L.Callback):
                     batch = mine[first : first + self.batch_size]
                     states = engine.states({role: pad(batch).to(engine.model.device)}, {role: ask})[role]
                     logps = scores_of(states, LOGPS).logps if ask == LOGPS else None
-                    tensors |= stored_tensors(role, [row.id for row in batch], states, logps)
-        write_part(folder, f"{rank()}-of-{world_size()}", tensors, key)
+                    found = stored_tensors(role, [row.id for row in batch], states, logps)
+                    tensors |= found
+                    bytes_held += sum(tensor.nbytes for tensor in found.values())
+                    if bytes_held > PART_BYTES:
+                        write_part(folder, f"{rank()}-of-{world_size()}-{parts}", tensors, key)
+                        tensors, parts, bytes_held = {}, parts + 1, 0
+        write_part(folder, f"{rank()}-of-{world_size()}-{parts}", tensors, key)

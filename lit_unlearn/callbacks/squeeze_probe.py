@@ -12,9 +12,10 @@ import torch
 from tqdm import tqdm
 
 from lit_unlearn.answers import score_answers
+from lit_unlearn.body import evaluating
 from lit_unlearn.data.tofu_rows import spread
 from lit_unlearn.data.tokenize import Encoded, pad
-from lit_unlearn.generate import Prompt, Sampling, beam_search, evaluating, generate
+from lit_unlearn.generate import Prompt, Sampling, beam_search, generate
 from lit_unlearn.module import UnlearnModule
 from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.scoring import ScoringEngine

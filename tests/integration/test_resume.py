@@ -42,6 +42,11 @@ def test_resumed_run_walks_the_straight_run_s_path(tmp_path: Path, monkeypatch: 
     with pytest.raises(RuntimeError, match="power"):
         main([f"conf={CONF}", f"output_dir={stopped}", *BSS])
     (stopped / "resumed").touch()
+    (stopped / "reference").rename(stopped / "hidden")
+    with pytest.raises(UserError, match="the policy has moved"):
+        main([f"conf={CONF}", f"output_dir={stopped}", *BSS, "resume=true"])
+    (stopped / "reference").rmdir()
+    (stopped / "hidden").rename(stopped / "reference")
     main([f"conf={CONF}", f"output_dir={stopped}", *BSS, "resume=true"])
 
     timed = ("train/tokens_per_second", "train/step_seconds", "train/memory_gib")

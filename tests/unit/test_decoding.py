@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Con
 
 from lit_unlearn import decoding
 from lit_unlearn.attention import NAME, take_part
+from lit_unlearn.body import evaluating
 from lit_unlearn.decoding import Cache, decode
-from lit_unlearn.generate import Prompt, Sampling, evaluating, generate
+from lit_unlearn.generate import Prompt, Sampling, generate
 from lit_unlearn.sampling import Draw
 
 HEADER = (9, 8, 7, 6, 5)
@@ -115,6 +116,7 @@ def test_the_loop_ends_with_its_last_row_or_at_the_limit(make_model, bodies):
 
 def test_equal_prompts_are_batched_together(make_model, bodies):
     model = make_model(vocabulary=40)
+    assert take_part(model)
     shapes = bodies(model)
     prompts = [Prompt(ids, str(number)) for number in range(3) for ids in ((7, 8, 9), (5, 6, 4))]
     generate(model, prompts, [], 1, 3, Sampling())

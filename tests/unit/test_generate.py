@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from lit_unlearn.generate import Prompt, Sampling, beam_search, cut_at_stop, evaluating, generate
+from lit_unlearn.body import evaluating
+from lit_unlearn.generate import Prompt, Sampling, beam_search, cut_at_stop, generate
 
 PROMPTS = [Prompt((5, 9, 7), "a"), Prompt((3,), "b"), Prompt((8, 2, 6, 4, 3, 9), "c"), Prompt((11, 12, 13, 14), "d")]
 

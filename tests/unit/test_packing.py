@@ -6,7 +6,9 @@ from random import Random
 import pytest
 import torch
 
-from lit_unlearn.packing import MAX_WASTE, Trie, pack, packed, padded, prefix_trie
+from lit_unlearn import packing as packing_module
+from lit_unlearn.packing import MAX_WASTE, pack, packed, padded
+from lit_unlearn.prefix_trie import Trie, prefix_trie
 
 CPU = torch.device("cpu")
 BY_HAND: dict[str, list[tuple[int, ...]]] = {
@@ -59,6 +61,21 @@ def test_a_trie_by_hand():
     assert [list(nodes) for nodes in trie.nodes] == [[1, 2, 3], [1, 2], [0], [1, 4], [1, 2]]
     assert sorted(trie.leaves) == [0, 2, 3]
     assert [trie.shared[leaf] for leaf in (0, 2, 3)] == [0, 0, 1]
+
+
+@pytest.fixture(autouse=True)
+def _share_every_token(monkeypatch, request):
+    """Rows of tests are short: masks from the first shared token on."""
+    if "default" not in request.node.name:
+        monkeypatch.setattr(packing_module, "MIN_SHARED", 1)
+
+
+@pytest.mark.parametrize(("shared", "blocks"), [(15, [False]), (16, [True, False])])
+def test_by_default_a_few_shared_tokens_are_no_reason_for_a_mask(shared, blocks):
+    rows = [tuple(range(shared)) + (50 + row,) * 20 for row in range(4)]
+    packing = pack(prefix_trie(rows), 1, CPU)
+    assert [block.mask is not None for block in packing.blocks] == blocks
+    assert len(packing.place) == shared + 4 * 20  # they are computed once all the same
 
 
 def test_a_packing_by_hand():
@@ -194,7 +211,7 @@ def test_attention_is_that_of_whole_rows():
     trie = prefix_trie(rows)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, heads, len(trie.tokens), 8, generator=generator) for heads in (4, 2, 2))
-    found = pack(trie, 1, CPU).attend(0, query, key, value, 0.0, 0.7)
+    found = pack(trie, 1, CPU).attend(torch.nn.Identity(), query, key, value, 0.0, 0.7)
     assert found.shape == (1, len(trie.tokens), 4, 8)
     for nodes in trie.nodes:
         at = torch.tensor(nodes, dtype=torch.int64)

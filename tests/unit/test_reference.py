@@ -12,11 +12,12 @@ from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import pad
 from lit_unlearn.errors import UserError
+from lit_unlearn.lora import LoraConfig, add_adapters
 from lit_unlearn.module import UnlearnModule
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.optim import OptimConfig
 from lit_unlearn.reference import ReferencePlan, plan_reference, reference_states
-from lit_unlearn.reference_store import store_key
+from lit_unlearn.reference_store import model_digest, store_key
 from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.states import scores_of
 from lit_unlearn.types import LOGPS, Ask, Needs, Role, Term
@@ -192,3 +193,15 @@ def test_cached_equals_resident_under_autocast_too(make_model, make_encoded, fit
         ratios[kind] = [step["train/forget_log_ratio"] for step in steps]
     assert ratios["cached"] == pytest.approx(ratios["resident"], abs=1e-3)
     assert abs(ratios["cached"][0]) < 1e-3
+
+
+def test_a_digest_is_of_weights_and_config(make_model):
+    start = model_digest(make_model())
+    assert model_digest(make_model()) == start
+    for change in ("rms_norm_eps", "hidden_act"):
+        model = make_model()
+        setattr(model.config, change, {"rms_norm_eps": 1e-3, "hidden_act": "gelu"}[change])
+        assert model_digest(model) != start
+    model = make_model()
+    add_adapters(model, LoraConfig(rank=2))
+    assert model_digest(model) == start  # adapters begin at 0

@@ -26,8 +26,10 @@ from lit_unlearn.attention import NAME, take_part
 from lit_unlearn.blocks import checkpoint_blocks
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.head import Head
+from lit_unlearn.losses import LOGITS_COPIES
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.scoring import LOGITS_COPIES, ScoringEngine
+from lit_unlearn.packing import can_pack
+from lit_unlearn.scoring import ScoringEngine
 from lit_unlearn.types import Ask, Loss, Needs, Role, Rows, Scores, Term, Terms, union_of_needs
 
 VOCABULARY = 61
@@ -258,6 +260,12 @@ def test_recomputed_blocks(family, checkpointing, name, batch):
     assert_equal_outcomes(run(model, start, batch, CASES[name]), expected)
 
 
+@pytest.fixture(autouse=True)
+def _share_every_token(monkeypatch):
+    """Rows of tests are short: attention with masks from the first shared token on."""
+    monkeypatch.setattr("lit_unlearn.packing.MIN_SHARED", 1)
+
+
 @every_case
 @pytest.mark.parametrize("family", ["llama", "gpt2 tied"])
 def test_eager_attention_is_padded_and_the_same(family, terms, batch):
@@ -312,6 +320,7 @@ def beginnings(batch: Mapping[Role, Rows], roles: Sequence[Role]) -> set[tuple[i
 @every_case
 def test_one_forward_of_the_distinct_beginnings(terms, batch):
     model, start, shapes = build(FAMILIES["llama"]), build(FAMILIES["llama"], 1), []
+    assert can_pack(model)  # which tries it once
     note = lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape))  # noqa: E731
     model.base_model.register_forward_pre_hook(note, with_kwargs=True)
     run(model, start, batch, terms)
