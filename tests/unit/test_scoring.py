@@ -282,7 +282,8 @@ def test_a_sliding_window_is_padded_and_the_same(name, batch):
 @pytest.mark.parametrize("logits_mib", [0, 256])
 @pytest.mark.parametrize("round_to", [1, 16])
 def test_slices_and_rounding_change_nothing(logits_mib, round_to, batch):
-    config, terms = FAMILIES["llama"], CASES["bss"] | CASES["dpo"]
+    hidden = {"hidden": Term(0.5, objective("rmu", layer=1)), "retained": Term(2.0, objective("hidden_match", layer=0))}
+    config, terms = FAMILIES["llama"], CASES["bss"] | CASES["dpo"] | hidden
     start, model, twin = build(config, 1), build(config), build(config)
     expected = plain(twin, copy.deepcopy(start), batch, terms)
     assert_equal_outcomes(run(model, start, batch, terms, logits_mib=logits_mib, round_to=round_to), expected)
@@ -370,6 +371,17 @@ def test_a_pair_shares_the_budget(make_model, make_encoded, logits_seen):
     rows = [(13, 13), (14, 14), (40, 40), (13, 13)]
     assert slices == [pair for pair in rows for _ in range(2)]
     assert max(alive) == 2
+
+
+def test_terms_of_one_role_share_its_logits(make_model, batch, logits_seen):
+    """Also through a third term that joins their roles."""
+    forget, retain, alternate = ((batch[role].labels != -100).sum() for role in list(Role)[:2] + [Role.alternate])
+    simnpo, alike = Term(1.0, objective("simnpo")), Term(1.0, objective("simnpo", role=Role.alternate))
+    known = ScoringEngine(make_model(1)).states(batch, CASES["dpo"]["pair"].objective.needs.reference)
+    known = {role: replace(states, head=None, hidden=None) for role, states in known.items()}
+    terms = {"forget": simnpo, "alternate": alike, "pair": CASES["dpo"]["pair"], "retain": NLL}
+    ScoringEngine(make_model())(batch, terms, known)
+    assert sum(logits_seen[0]) == forget + retain + alternate
 
 
 @pytest.mark.parametrize("name", ["grad_ascent", "npo", "bst"])
