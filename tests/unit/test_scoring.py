@@ -76,6 +76,10 @@ CASES: dict[str, dict[str, Term]] = {
     "bst": {"forget": Term(1.0, objective("bst", k=5, mix=0.5, temperature=0.8)), "retain": NLL},
     "kl": {"forget": Term(0.5, objective("grad_ascent")), "retain": Term(2.0, objective("kl"))},
     "kl attended": {"retain": Term(1.0, objective("kl", positions="attended", direction="reverse"))},
+    "kl attended beside sequences": {
+        "retain": Term(1.0, objective("kl", positions="attended")),
+        "simnpo": Term(1.0, objective("simnpo", role=Role.retain)),
+    },
     "simnpo": {"forget": Term(1.0, objective("simnpo", beta=2.5)), "retain": NLL},
     "rmu": {
         "forget": Term(1.0, objective("rmu", layer=1)),
@@ -375,7 +379,9 @@ def test_a_pair_shares_the_budget(make_model, make_encoded, logits_seen):
 
 def test_terms_of_one_role_share_its_logits(make_model, batch, logits_seen):
     """Also through a third term that joins their roles."""
-    forget, retain, alternate = ((batch[role].labels != -100).sum() for role in list(Role)[:2] + [Role.alternate])
+    forget, retain, alternate = (
+        (batch[role].labels != -100).sum() for role in (Role.forget, Role.retain, Role.alternate)
+    )
     simnpo, alike = Term(1.0, objective("simnpo")), Term(1.0, objective("simnpo", role=Role.alternate))
     known = ScoringEngine(make_model(1)).states(batch, CASES["dpo"]["pair"].objective.needs.reference)
     known = {role: replace(states, head=None, hidden=None) for role, states in known.items()}
