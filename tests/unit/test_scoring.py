@@ -78,6 +78,10 @@ CASES: dict[str, dict[str, Term]] = {
     "bst": {"forget": Term(1.0, objective("bst", k=5, mix=0.5, temperature=0.8)), "retain": NLL},
     "kl": {"forget": Term(0.5, objective("grad_ascent")), "retain": Term(2.0, objective("kl"))},
     "kl attended": {"retain": Term(1.0, objective("kl", positions="attended", direction="reverse"))},
+    "kl attended beside sequences": {
+        "retain": Term(1.0, objective("kl", positions="attended")),
+        "simnpo": Term(1.0, objective("simnpo", role=Role.retain)),
+    },
     "simnpo": {"forget": Term(1.0, objective("simnpo", beta=2.5)), "retain": NLL},
     "rmu": {
         "forget": Term(1.0, objective("rmu", layer=1)),
@@ -290,7 +294,8 @@ def test_a_sliding_window_is_padded_and_the_same(name, batch):
 @pytest.mark.parametrize("logits_mib", [0, 256])
 @pytest.mark.parametrize("round_to", [1, 16])
 def test_slices_and_rounding_change_nothing(logits_mib, round_to, batch):
-    config, terms = FAMILIES["llama"], CASES["bss"] | CASES["dpo"]
+    hidden = {"hidden": Term(0.5, objective("rmu", layer=1)), "retained": Term(2.0, objective("hidden_match", layer=0))}
+    config, terms = FAMILIES["llama"], CASES["bss"] | CASES["dpo"] | hidden
     start, model, twin = build(config, 1), build(config), build(config)
     expected = plain(twin, copy.deepcopy(start), batch, terms)
     assert_equal_outcomes(run(model, start, batch, terms, logits_mib=logits_mib, round_to=round_to), expected)
@@ -379,6 +384,19 @@ def test_a_pair_shares_the_budget(make_model, make_encoded, logits_seen):
     rows = [(13, 13), (14, 14), (40, 40), (13, 13)]
     assert slices == [pair for pair in rows for _ in range(2)]
     assert max(alive) == 2
+
+
+def test_terms_of_one_role_share_its_logits(make_model, batch, logits_seen):
+    """Also through a third term that joins their roles."""
+    forget, retain, alternate = (
+        (batch[role].labels != -100).sum() for role in (Role.forget, Role.retain, Role.alternate)
+    )
+    simnpo, alike = Term(1.0, objective("simnpo")), Term(1.0, objective("simnpo", role=Role.alternate))
+    known = ScoringEngine(make_model(1)).states(batch, CASES["dpo"]["pair"].objective.needs.reference)
+    known = {role: replace(states, head=None, hidden=None) for role, states in known.items()}
+    terms = {"forget": simnpo, "alternate": alike, "pair": CASES["dpo"]["pair"], "retain": NLL}
+    ScoringEngine(make_model())(batch, terms, known)
+    assert sum(logits_seen[0]) == forget + retain + alternate
 
 
 @pytest.mark.parametrize("name", ["grad_ascent", "npo", "bst"])
