@@ -8,8 +8,8 @@ again in the backward pass.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ def attention(
     if pattern is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     # Not compiled: the shapes of rows differ from batch to batch, the rest of a block sees packed tokens only.
-    attend = torch.compiler.disable(pattern.attend)
+    attend = cast(Callable[..., Tensor], torch.compiler.disable(pattern.attend))
     return attend(module, query, key, value, dropout, scaling), None
 
 

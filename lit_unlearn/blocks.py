@@ -31,7 +31,8 @@ def checkpoint_blocks(model: PreTrainedModel, checkpointing: Checkpointing) -> N
 def compile_blocks(model: PreTrainedModel) -> None:
     """Compile the blocks for training; in evaluation mode, where every step of a decoder has a new shape, they do not.
 
-    The attention is left out (``attention.py``). One compiled function serves all blocks of a class. Their ``__call__`` stays as it is, so that hooks are outside.
+    The attention is left out (``attention.py``). One compiled function serves all blocks of a class.
+    Their ``__call__`` stays as it is, so that hooks are outside.
     """
     compiled: dict[type, Any] = {}
     for block in decoder_blocks(model):

@@ -46,8 +46,8 @@ class ModelConfig:
     """What the backward pass computes again instead of keeping it. ``full``: whole blocks, least memory, about a third
     more time. ``selective``: norms and activations; the outputs of matrix products and attention are kept."""
     compile: bool = False
-    """Compile the decoder blocks, but for their attention, for training; needs a C++ compiler on a CPU. Packed tokens are
-    filled up to multiples of 256, each of which is compiled once. Not with ``gradient_checkpointing``."""
+    """Compile the decoder blocks, but for their attention, for training; needs a C++ compiler on a CPU. Packed tokens
+    are filled up to multiples of 256, each of which is compiled once. Not with ``gradient_checkpointing``."""
     lora: LoraConfig | None = None
     """Train low-rank adapters beside frozen weights, e.g. ``{rank: 16}``; null: train the weights. Models that
     ``finetune`` makes are trained whole."""
