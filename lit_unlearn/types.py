@@ -234,7 +234,8 @@ class Objective(Protocol):
     """A forget or retain term: scores in, per-example losses out. No model, no I/O, no state.
 
     Examples do not see each other and weights depend on the labels only, so a batch may be cut into any slices of
-    rows (ranks, chunks of the vocabulary head) without changing a number.
+    rows (ranks, chunks of the vocabulary head) without changing a number. Before a step it is called on scores whose
+    numbers are all 0, for the weights of all slices are needed before the gradient of the first.
     """
 
     @property
