@@ -132,7 +132,8 @@ def can_pack(model: PreTrainedModel) -> bool:
     if not take_part(model):
         return False
     ids = torch.tensor([[3, 4, 5, 6], [3, 4, 7, 8], [5, 3, 6, 4]], device=device) % config.vocab_size
-    with evaluating(model):
+    low = any(weight.dtype == torch.bfloat16 for weight in model.parameters())  # beside float32 ones, say
+    with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=low):
         known, found = (
             model.base_model(**rows.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[rows.index]
             for rows in (padded(ids, torch.ones_like(ids)), packed(ids, torch.ones_like(ids)))
