@@ -9,6 +9,7 @@ import torch
 from lit_unlearn import step_loss
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
+from lit_unlearn.packing import can_pack
 from lit_unlearn.states import States, scores_of
 from lit_unlearn.types import Role
 
@@ -156,6 +157,7 @@ def test_rmu_by_hand(batch, outcome, policy):
 
 def test_rmu_stops_at_its_block(outcome, policy):
     calls = []
+    assert can_pack(policy)  # which runs it whole, once
     for number, block in enumerate(policy.model.layers):
         block.register_forward_hook(lambda *_, number=number: calls.append(number))
     outcome("rmu", layer=1)
