@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+BLOCK = 256
+"""Columns whose mass is summed before the running sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,26 @@ class Draw:
         uniform = torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None]  # [R, 1]
         logits = logits.float() / self.sampling.temperature
         if self.sampling.top_p == 1 and self.sampling.rank_band is None:  # any order of the vocabulary will do
-            return _invert(logits, uniform, 1.0).squeeze(-1)
+            return _invert_in_blocks(logits, uniform).squeeze(-1)
         logits, ids = logits.sort(descending=True)
         if self.sampling.rank_band is not None:
             low, high = (round(edge * logits.shape[-1]) for edge in self.sampling.rank_band)
             logits, ids = logits[:, low:high], ids[:, low:high]
         return ids.gather(-1, _invert(logits, uniform, self.sampling.top_p)).squeeze(-1)
+
+
+def _invert_in_blocks(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Places [R, 1] in [R, V]: first the block of columns, then the column; a running sum over all of V is dear."""
+    vocabulary = logits.shape[-1]
+    mass = (logits - logits.amax(-1, keepdim=True)).exp_()  # times a constant
+    blocks = pad(mass, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))  # [R, V / BLOCK, BLOCK]
+    until = blocks.sum(-1).double().cumsum(-1)  # [R, V / BLOCK]
+    goal = uniform * until[:, -1:]
+    block = torch.searchsorted(until, goal, right=True).clamp(max=until.shape[-1] - 1)  # [R, 1]
+    before = torch.where(block > 0, until.gather(-1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).squeeze(1).double().cumsum(-1)  # [R, BLOCK]
+    place = torch.searchsorted(inside, goal - before, right=True).clamp(max=BLOCK - 1)
+    return (block * BLOCK + place).clamp(max=vocabulary - 1)
 
 
 def _invert(logits: Tensor, uniform: Tensor, top_p: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Generation: the same whatever the batch, from the right distribution, and its consequence for on-policy beliefs."""
 
+import random
 from itertools import product
 
 import pytest
@@ -8,6 +9,7 @@ from scipy.stats import chisquare
 
 from lit_unlearn.body import evaluating
 from lit_unlearn.generate import Prompt, Sampling, beam_search, cut_at_stop, generate
+from lit_unlearn.sampling import Draw
 
 PROMPTS = [Prompt((5, 9, 7), "a"), Prompt((3,), "b"), Prompt((8, 2, 6, 4, 3, 9), "c"), Prompt((11, 12, 13, 14), "d")]
 
@@ -140,3 +142,17 @@ def test_a_model_s_own_generation_settings_change_nothing(make_model, attention)
     assert beam_search(model, Prompt((5, 9, 7)), [1], 6, 5) == beams
     assert model.generation_config is own
     assert own.repetition_penalty == 5.0
+
+
+@pytest.mark.parametrize("vocabulary", [1000, 1024, 200])
+def test_draws_in_blocks_are_those_of_one_running_sum(vocabulary):
+    """Blocks of 256 columns, the last one cut short or not; a likely token, unlikely ones, and one of no mass."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(400, vocabulary, generator=generator)
+    logits[:, 7] = -torch.inf
+    drawn = Draw(Sampling(), [str(row) for row in range(400)])(logits, range(400))
+    mass = logits.double().softmax(-1).cumsum(-1)
+    uniforms = torch.tensor([[random.Random(str(row)).random()] for row in range(400)], dtype=torch.float64)
+    assert torch.equal(drawn, torch.searchsorted(mass, uniforms, right=True).squeeze(-1))
+    assert len({token // 256 for token in drawn.tolist()}) == -(-vocabulary // 256)
+    assert 7 not in drawn
