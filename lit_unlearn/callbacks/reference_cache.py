@@ -49,13 +49,12 @@ class ReferenceCache(L.Callback):
         done = folder / "complete"
         if not broadcast_object(done.is_file()):  # another run may finish between two ranks' looks
             with trainer.precision_plugin.forward_context(), pl_module.start() as start:  # the step's own rounding
-                engine = start or pl_module.engine
-                if start is None and model_digest(engine.model) != self.start:
+                if start is None and trainer.ckpt_path is not None:
                     raise UserError(
                         f"resume=true, but the reference scores of the run's start are not in {folder}; the policy has "
                         "moved, so they cannot be made again: start another run"
                     )
-                self._write(engine, rows, folder, key)
+                self._write(start or pl_module.engine, rows, folder, key)
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 done.touch()
