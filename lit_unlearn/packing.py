@@ -21,8 +21,6 @@ from lit_unlearn.prefix_trie import Trie, prefix_trie
 
 MAX_WASTE = 1.25
 """Slots of attention per real token, before another block of rows is begun."""
-
-
 MIN_SHARED = 16
 """Tokens a row must share before its attention gets a mask: the kernel without one is worth more than a few tokens."""
 
@@ -91,8 +89,6 @@ class Packed:
     """Keyword arguments of the body's forward."""
     index: Tensor
     """[R, T] place of each token among the body's outputs, flattened; 0 where the row has none."""
-    packing: Packing | None
-    """None: the rows are padded instead."""
 
 
 def padded(input_ids: Tensor, attention_mask: Tensor) -> Packed:
@@ -100,7 +96,7 @@ def padded(input_ids: Tensor, attention_mask: Tensor) -> Packed:
     order = attention_mask.argsort(dim=1, descending=True, stable=True)  # [R, T]
     index = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids).gather(1, order.argsort(1))
     inputs = {"input_ids": input_ids.gather(1, order), "attention_mask": attention_mask.gather(1, order)}
-    return Packed(inputs, index, None)
+    return Packed(inputs, index)
 
 
 def packed(input_ids: Tensor, attention_mask: Tensor, round_to: int = 1) -> Packed:
@@ -119,7 +115,7 @@ def packed(input_ids: Tensor, attention_mask: Tensor, round_to: int = 1) -> Pack
     inputs = inputs_of(
         torch.tensor([trie.tokens + fill], device=device), torch.tensor([trie.depths + fill], device=device), packing
     )
-    return Packed(inputs, index.to(device), packing)
+    return Packed(inputs, index.to(device))
 
 
 @torch.no_grad()

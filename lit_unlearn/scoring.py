@@ -157,11 +157,8 @@ class ScoringEngine(nn.Module):
                 add_up(sums, losses)
         pairs = [pair for role, leaf in leaves.items() for pair in leaf.gradients(policy[role])]
         if head is not None:
-            pairs += [
-                (weight, head.gradients()[name])
-                for name, weight in head.module.named_parameters()
-                if name in head.gradients()
-            ]
+            weights = dict(head.module.named_parameters())
+            pairs += [(weights[name], gradient) for name, gradient in head.gradients().items()]
         return _Handed.apply(total, keep, [g for _, g in pairs], *(tensor for tensor, _ in pairs)) if pairs else total  # type: ignore[return-value]
 
     def _plan(self, roles: Sequence[States], copies: int = 1) -> list[tuple[int, int]]:
