@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import lightning as L
 
-from lit_unlearn.assembly import build_encoder, build_evaluator, load_benchmark, retain_model_loader, write_start
-from lit_unlearn.config import load
-from lit_unlearn.console import run
+from lit_unlearn.config.schema import load
+from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.records import write_records
 from lit_unlearn.evaluation.report import table
-from lit_unlearn.models import load_pretrained, stop_ids
-from lit_unlearn.outputs import open_run, write_json
-from lit_unlearn.scoring import ScoringEngine
-from lit_unlearn.trainer import build_fabric, prepare_device
+from lit_unlearn.models.load import load_pretrained, stop_ids
+from lit_unlearn.recording.outputs import open_run, write_json
+from lit_unlearn.run.assembly import build_encoder, build_evaluator, load_benchmark, retain_model_loader, write_start
+from lit_unlearn.run.console import run
+from lit_unlearn.training.trainer import build_fabric, prepare_device
 
 
 def main(argv: list[str]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lit_unlearn.assembly import check_extras, corpus, load_benchmark, prepare, write_start
-from lit_unlearn.config import load
-from lit_unlearn.console import run
-from lit_unlearn.models import load_model
-from lit_unlearn.outputs import open_run
-from lit_unlearn.target import check_finetune, finetune_models
-from lit_unlearn.trainer import prepare_device
+from lit_unlearn.config.schema import load
+from lit_unlearn.models.load import load_model
+from lit_unlearn.recording.outputs import open_run
+from lit_unlearn.run.assembly import check_extras, corpus, load_benchmark, prepare, write_start
+from lit_unlearn.run.console import run
+from lit_unlearn.run.target import check_finetune, finetune_models
+from lit_unlearn.training.trainer import prepare_device
 
 
 def main(argv: list[str]) -> None:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lit_unlearn.body import evaluating
-from lit_unlearn.config import terms_from
+from lit_unlearn.config.schema import terms_from
+from lit_unlearn.engine.body import evaluating
+from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
-from lit_unlearn.reference import reference_states
-from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.types import Role, Rows, union_of_needs
 
 

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import lightning as L
 
-from lit_unlearn.assembly import (
+from lit_unlearn.config.schema import load
+from lit_unlearn.models.load import load_model, load_pretrained
+from lit_unlearn.recording.outputs import last_checkpoint, open_run, save_model
+from lit_unlearn.run.assembly import (
     assemble,
     build_loggers,
     check_extras,
@@ -16,13 +19,10 @@ from lit_unlearn.assembly import (
     prepare,
     write_start,
 )
-from lit_unlearn.config import load
-from lit_unlearn.console import run
-from lit_unlearn.models import load_model, load_pretrained
-from lit_unlearn.outputs import last_checkpoint, open_run, save_model
-from lit_unlearn.results import write_results
-from lit_unlearn.target import check_finetune, finetune_models
-from lit_unlearn.trainer import build_trainer, prepare_device
+from lit_unlearn.run.console import run
+from lit_unlearn.run.results import write_results
+from lit_unlearn.run.target import check_finetune, finetune_models
+from lit_unlearn.training.trainer import build_trainer, prepare_device
 
 
 def main(argv: list[str]) -> None:

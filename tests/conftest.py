@@ -17,7 +17,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.data.tokenize import Encoded, pad
-from lit_unlearn.tiny import train_tokenizer
+from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.types import Rows
 
 torch.set_num_threads(1)

@@ -11,18 +11,17 @@ import lit_unlearn
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"types", "errors", "environment", "parallel", "tiny", "body", "attention", "head", "sampling", "prefix_trie"},
-    {"blocks", "lora", "optimizers", "states", "packing", "hf_decoding"},
-    {"console", "conf_files", "objectives", "data", "optim", "outputs", "smollm2", "trainer", "decoding", "losses"},
-    {"scoring", "models", "history", "generate"},
-    {"answers", "reference_store", "plots"},
-    {"reference", "evaluation"},
-    {"module", "results"},
+    {"types", "parallel", "errors"},
+    {"objectives", "benchmarks"},
+    {"data"},
+    {"engine"},
+    {"models", "generation"},
+    {"recording", "evaluation", "reference"},
+    {"training"},
     {"callbacks"},
     {"config"},
-    {"assembly", "notebook"},
-    {"target"},
-    {"train", "finetune", "evaluate", "alternates", "benchmark"},
+    {"run", "notebook"},
+    {"train", "finetune", "evaluate", "alternates", "speed"},
     {"__init__"},
 ]
 """Lowest first; a name is a module or a whole folder, whose files may import each other. The package's root hands out

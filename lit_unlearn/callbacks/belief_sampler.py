@@ -10,14 +10,14 @@ from typing import Literal
 
 import lightning as L
 
-from lit_unlearn.answers import score_answers
 from lit_unlearn.data.beliefs import Belief, BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
-from lit_unlearn.generate import Prompt, Sampling, generate
-from lit_unlearn.module import UnlearnModule
+from lit_unlearn.engine.answers import score_answers
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.generation.generate import Prompt, Sampling, generate
 from lit_unlearn.parallel import gather_by_key, rank, world_size
-from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import Role
 
 log = logging.getLogger(__name__)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import lightning as L
 
+from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import read_records, write_records
-from lit_unlearn.module import UnlearnModule
 from lit_unlearn.parallel import rank
-from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.training.module import UnlearnModule
 
 
 class Evaluation(L.Callback):

@@ -9,16 +9,16 @@ import lightning as L
 import torch
 from tqdm import tqdm
 
-from lit_unlearn.body import evaluating
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.engine.body import evaluating
+from lit_unlearn.engine.head import Head
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.engine.states import scores_of
 from lit_unlearn.errors import UserError
-from lit_unlearn.head import Head
-from lit_unlearn.module import UnlearnModule
 from lit_unlearn.parallel import broadcast_object, rank, world_size
-from lit_unlearn.reference_store import ReferenceStore, model_digest, store_key, stored_tensors, write_part
-from lit_unlearn.scoring import ScoringEngine
-from lit_unlearn.states import scores_of
+from lit_unlearn.reference.store import ReferenceStore, model_digest, store_key, stored_tensors, write_part
+from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import LOGPS, Ask, Role
 
 PART_BYTES = 2**30

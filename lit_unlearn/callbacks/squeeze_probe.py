@@ -11,14 +11,14 @@ import lightning as L
 import torch
 from tqdm import tqdm
 
-from lit_unlearn.answers import score_answers
-from lit_unlearn.body import evaluating
-from lit_unlearn.data.tofu_rows import spread
+from lit_unlearn.benchmarks.tofu_rows import spread
 from lit_unlearn.data.tokenize import Encoded, pad
-from lit_unlearn.generate import Prompt, Sampling, beam_search, generate
-from lit_unlearn.module import UnlearnModule
+from lit_unlearn.engine.answers import score_answers
+from lit_unlearn.engine.body import evaluating
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.generation.generate import Prompt, Sampling, beam_search, generate
 from lit_unlearn.parallel import broadcast_object, rank
-from lit_unlearn.scoring import ScoringEngine
+from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import Ask, Role
 
 BANDS = ("high", "mid", "low")

@@ -1,9 +1,1 @@
-"""Benchmarks by the name a config gives them."""
-
-from lit_unlearn.data.authors import Authors
-from lit_unlearn.data.tofu import Tofu
-
-BENCHMARKS: dict[str, type] = {
-    "authors": Authors,  # ours: fictitious authors made from a seed, in TOFU's schema, no download
-    "tofu": Tofu,  # Maini et al., COLM 2024, https://arxiv.org/abs/2401.06121
-}
+"""Rows as tokens: encoding, batches, beliefs, alternate answers."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lit_unlearn.data.base import Benchmark, Example
-from lit_unlearn.data.tofu import Tofu
+from lit_unlearn.benchmarks.base import Benchmark, Example
+from lit_unlearn.benchmarks.tofu import Tofu
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.errors import UserError
 

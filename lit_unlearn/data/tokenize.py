@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lit_unlearn.data.base import Example
+from lit_unlearn.benchmarks.base import Example
 from lit_unlearn.errors import UserError
 from lit_unlearn.types import IGNORE_INDEX, Rows
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lit_unlearn.answers import score_answers
-from lit_unlearn.body import evaluating
-from lit_unlearn.data.base import Probe
+from lit_unlearn.benchmarks.base import Probe
 from lit_unlearn.data.tokenize import Encoded, Encoder
+from lit_unlearn.engine.answers import score_answers
+from lit_unlearn.engine.body import evaluating
+from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.base import Record, Records
-from lit_unlearn.generate import Prompt, generate
+from lit_unlearn.generation.generate import Prompt, generate
 from lit_unlearn.parallel import gather_by_key, rank, world_size
-from lit_unlearn.scoring import ScoringEngine
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lit_unlearn.data.base import Benchmark
+from lit_unlearn.benchmarks.base import Benchmark
 from lit_unlearn.data.tokenize import Encoder
+from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Metric, Records
 from lit_unlearn.evaluation.collect import Asking, EncodedProbe, collect, encode_probe
 from lit_unlearn.evaluation.report import report
-from lit_unlearn.scoring import ScoringEngine
 
 
 @dataclass

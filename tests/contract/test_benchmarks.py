@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from lit_unlearn.data import BENCHMARKS
-from lit_unlearn.data.authors import Authors
-from lit_unlearn.data.base import Benchmark, Example
-from lit_unlearn.data.tofu import Tofu
+from lit_unlearn.benchmarks import BENCHMARKS
+from lit_unlearn.benchmarks.authors import Authors
+from lit_unlearn.benchmarks.base import Benchmark, Example
+from lit_unlearn.benchmarks.tofu import Tofu
 from lit_unlearn.types import Role
 
 

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from lit_unlearn.errors import UserError
-from lit_unlearn.evaluation import METRICS
 from lit_unlearn.evaluation.base import Record
+from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.report import report, table
 
 SETS = ("forget", "retain", "holdout", "real_authors", "world_facts")

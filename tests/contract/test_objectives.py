@@ -10,9 +10,9 @@ import torch
 
 import lit_unlearn.objectives
 from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.engine.states import States, scores_of
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.scoring import ScoringEngine
-from lit_unlearn.states import States, scores_of
 from lit_unlearn.types import Ask, Loss, Role, Rows, Scores, Term, union_of_needs
 
 REQUIRED = {

@@ -8,10 +8,10 @@ import torch
 
 from lit_unlearn import finetune
 from lit_unlearn.errors import UserError
-from lit_unlearn.history import read_history
-from lit_unlearn.models import ModelConfig, load_pretrained
-from lit_unlearn.module import UnlearnModule
+from lit_unlearn.models.load import ModelConfig, load_pretrained
+from lit_unlearn.recording.history import read_history
 from lit_unlearn.train import main
+from lit_unlearn.training.module import UnlearnModule
 
 CONF = f"conf={Path(__file__).parent / 'tiny.yaml'}"
 LORA = "model.lora={rank: 4}"

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_unlearn import alternates, finetune, train
-from lit_unlearn.conf_files import read_conf
-from lit_unlearn.history import read_history
+from lit_unlearn import finetune, train
+from lit_unlearn.alternates import __main__ as alternates
+from lit_unlearn.config.files import read_conf
+from lit_unlearn.recording.history import read_history
 
 TINY = Path(__file__).parent / "tiny.yaml"
 CONFS = sorted((Path(__file__).parents[2] / "conf" / "methods").glob("*.yaml"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lit_unlearn.errors import NonFiniteLoss, UserError
-from lit_unlearn.history import read_history
-from lit_unlearn.module import UnlearnModule
+from lit_unlearn.recording.history import read_history
 from lit_unlearn.train import main
+from lit_unlearn.training.module import UnlearnModule
 
 CONF = Path(__file__).parent / "tiny.yaml"
 BSS = [

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lit_unlearn.evaluation import METRICS
+from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.evaluation.report import report
-from lit_unlearn.history import read_history
+from lit_unlearn.recording.history import read_history
 from tests.wandb_reader import read_run
 
 CONF = Path(__file__).parent / "tiny.yaml"

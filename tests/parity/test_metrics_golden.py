@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_unlearn.evaluation import (
+from lit_unlearn.evaluation.aggregate import harmonic_mean
+from lit_unlearn.evaluation.base import Record
+from lit_unlearn.evaluation.metrics import (
     ExactMemorization,
     ExtractionStrength,
     ForgetQuality,
@@ -17,13 +19,11 @@ from lit_unlearn.evaluation import (
     Probability,
     TruthRatio,
 )
-from lit_unlearn.evaluation.aggregate import harmonic_mean
-from lit_unlearn.evaluation.base import Record
-from lit_unlearn.evaluation.forget_quality import ks_p_value
-from lit_unlearn.evaluation.memorization import extraction_strength
-from lit_unlearn.evaluation.probability import probability, probability_with_options
-from lit_unlearn.evaluation.rouge import rouge_l_recall
-from lit_unlearn.evaluation.truth_ratio import closer_to_1_better, true_better, truth_ratios
+from lit_unlearn.evaluation.metrics.forget_quality import ks_p_value
+from lit_unlearn.evaluation.metrics.memorization import extraction_strength
+from lit_unlearn.evaluation.metrics.probability import probability, probability_with_options
+from lit_unlearn.evaluation.metrics.rouge import rouge_l_recall
+from lit_unlearn.evaluation.metrics.truth_ratio import closer_to_1_better, true_better, truth_ratios
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ITEMS = json.loads((GOLDEN / "metrics" / "items.json").read_text())

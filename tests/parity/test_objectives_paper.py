@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.engine.states import States, scores_of
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.scoring import ScoringEngine
-from lit_unlearn.states import States, scores_of
 from lit_unlearn.types import LOGPS, Role
 
 

@@ -1,0 +1,1 @@
+"""``python -m lit_unlearn.alternates``: alternate answers for the forget questions."""

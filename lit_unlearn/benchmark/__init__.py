@@ -1,1 +1,0 @@
-"""``python -m lit_unlearn.benchmark``: the plain recipe of the field against ours, and what fits on which card."""

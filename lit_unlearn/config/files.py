@@ -1,0 +1,74 @@
+"""The YAML files of the configuration: where they are found, what they inherit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import OmegaConf
+
+from lit_unlearn.errors import UserError
+
+
+def conf_directories() -> list[Path]:
+    """Where ``conf=NAME`` is looked up: the working directory's ``conf``, then the package's."""
+    package = Path(__file__).parents[1]
+    return [Path("conf"), package / "conf", package.parent / "conf"]
+
+
+def conf_names() -> list[str]:
+    """As ``conf=NAME`` takes them; those in folders with the folder, e.g. ``methods/llama1b_npo``."""
+    found = ((directory, path) for directory in conf_directories() for path in directory.rglob("*.yaml"))
+    return sorted({path.relative_to(directory).with_suffix("").as_posix() for directory, path in found})
+
+
+def find_conf(name: str) -> Path:
+    path = Path(name)
+    if name.endswith((".yaml", ".yml")):
+        if not path.is_file():
+            raise UserError(f"conf={name}: no such file")
+        return path
+    for directory in conf_directories():
+        if (directory / f"{name}.yaml").is_file():
+            return directory / f"{name}.yaml"
+    if "/" in name and path.is_file():
+        return path
+    raise UserError(f"conf={name} is unknown; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
+
+
+def read_conf(path: Path) -> dict[str, Any]:
+    """A YAML file on top of its ``base:``, one parent and no more."""
+    content = _read_yaml(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    parent = path.parent / str(base)
+    if not parent.is_file():
+        raise UserError(f"{path}: base: {base} is not there")
+    below = _read_yaml(parent)
+    if "base" in below:
+        raise UserError(f"{path}: base: {base} has a base itself; one parent is the limit")
+    drop_fields_of_other_name(below, content)
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(below, content)))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: the file must hold key: value pairs")
+    return cast(dict[str, Any], content)
+
+
+def drop_fields_of_other_name(written: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Another objective or benchmark starts from its own defaults: the old one's fields must not haunt it."""
+    for key, override in overrides.items():
+        node = written.get(key)
+        if not isinstance(node, dict) or not isinstance(override, dict):
+            continue
+        if key in ("objective", "benchmark") and override.get("name", node.get("name")) != node.get("name"):
+            node.clear()
+        drop_fields_of_other_name(node, override)

@@ -1,0 +1,1 @@
+"""The scoring engine: rows in, log-probs and gradients out, every distinct token once."""

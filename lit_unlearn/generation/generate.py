@@ -1,0 +1,68 @@
+"""Batched answers to prompts: greedy, or sampled with one random stream a row, so batches and ranks change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from lit_unlearn.engine.body import evaluating
+from lit_unlearn.engine.packing import can_pack
+from lit_unlearn.generation.decoding import decode
+from lit_unlearn.generation.hf_decoding import hf_beams, hf_decode
+from lit_unlearn.generation.sampling import Draw, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt and the name of its random stream."""
+
+    ids: tuple[int, ...]
+    stream: str = ""
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Prompt],
+    stop_ids: Sequence[int],
+    max_new_tokens: int,
+    batch_size: int,
+    sampling: Sampling | None = None,
+    title: str | None = None,
+) -> list[tuple[int, ...]]:
+    """Continuation of each prompt, cut behind its first stop token (which is kept); greedy without ``sampling``.
+
+    Prompts are batched by length, equal ones side by side. ``title`` shows a progress bar.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), prompts[index].ids))
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    continuations = decode if can_pack(model) else hf_decode
+    answers: list[tuple[int, ...]] = [()] * len(prompts)
+    with evaluating(model):
+        for batch in tqdm(batches, desc=title, disable=title is None, leave=False):
+            draw = Draw(sampling, [prompts[index].stream for index in batch])
+            ids = [prompts[index].ids for index in batch]
+            found = continuations(model, ids, stop_ids, max_new_tokens, draw)
+            for index, tokens in zip(batch, found, strict=True):
+                answers[index] = cut_at_stop(tokens, stop_ids)
+    return answers
+
+
+@torch.no_grad()
+def beam_search(
+    model: PreTrainedModel, prompt: Prompt, stop_ids: Sequence[int], max_new_tokens: int, num_beams: int
+) -> list[tuple[int, ...]]:
+    """The ``num_beams`` best continuations of one prompt, best first."""
+    with evaluating(model):
+        found = hf_beams(model, prompt.ids, stop_ids, max_new_tokens, num_beams)
+    return [cut_at_stop(tokens, stop_ids) for tokens in found]
+
+
+def cut_at_stop(tokens: Sequence[int], stop_ids: Sequence[int]) -> tuple[int, ...]:
+    """Tokens up to and including the first stop token."""
+    end = next((index + 1 for index, token in enumerate(tokens) if token in stop_ids), len(tokens))
+    return tuple(tokens[:end])

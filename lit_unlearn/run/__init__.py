@@ -1,0 +1,1 @@
+"""Puts a run together and tells what came of it."""

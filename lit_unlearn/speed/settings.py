@@ -1,0 +1,131 @@
+"""What the benchmark measures and on what, as ``key=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_unlearn.errors import UserError
+from lit_unlearn.models.blocks import Checkpointing
+from lit_unlearn.speed.workload.cells import CELLS, Precision
+from lit_unlearn.speed.workload.rows import LENGTHS, Lengths
+from lit_unlearn.speed.workload.shapes import SHAPES
+
+WHAT = ("step", "memory", "rmu", "bss", "evaluation", "slope")
+
+
+@dataclass
+class BenchmarkConfig:
+    """One call of the benchmark; the defaults take less than ten minutes on two CPU cores."""
+
+    what: list[str] = field(default_factory=lambda: ["step", "memory"])
+    """``step``: seconds of the objectives, plain and ours; ``memory``: their peaks; ``rmu``: adds it to the objectives;
+    ``bss``: ratios of our own objectives, cost of sampling beliefs; ``evaluation``; ``slope``: peak against tokens."""
+    shapes: list[str] = field(default_factory=lambda: ["llama43m"])
+    objectives: list[str] = field(default_factory=lambda: ["npo", "bst", "grad_diff"])
+    """Names in ``cells.CELLS``, which says what each is."""
+    rows: int = 8
+    """Forget rows of a step, and as many retain rows."""
+    lengths: Any = "tofu"
+    """``tofu``, ``muse`` (2048 packed), or [header, question, answer] tokens, the same for every row."""
+    repeats: int = 10
+    """Timed turns, behind ``warmups`` that are not."""
+    warmups: int = 3
+    questions: int = 8
+    """Forget questions of ``evaluation`` (and as many retain questions); prompts that ``bss`` samples beliefs for."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    """Of the computation, weights are float32; ``auto``: 32-true on a CPU, bf16-mixed on a GPU."""
+    checkpointing: Checkpointing = "none"
+    """``model.gradient_checkpointing`` of our path: none, full or selective."""
+    threads: int | None = None
+    """CPU threads; null: torch's choice."""
+    seed: int = 0
+    output: str | None = None
+    """JSON file of all numbers; null: only print."""
+    plan: bool = False
+    """Instead of measuring: what ``model`` takes in memory, on 1 to 8 GPUs, and which of the ``cards`` hold it."""
+    model: str | None = None
+    """A name in ``shapes.SHAPES``, or a directory or Hub id whose config.json is on this machine."""
+    cards: list[int] = field(default_factory=lambda: [24, 48, 80, 141])
+    """Memory of the cards in question, in GB as their makers name them."""
+    debug: bool = False
+    """Show tracebacks of user errors."""
+
+    def __post_init__(self) -> None:
+        _known("what", self.what, WHAT)
+        _known("shapes", self.shapes, SHAPES)
+        _known("objectives", self.objectives, CELLS)
+        counts = ("rows", "repeats", "questions")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.warmups < 0 or (self.threads is not None and self.threads < 1):
+            raise ValueError(f"warmups={self.warmups} must not be negative, threads={self.threads} at least 1")
+        if not self.cards or min(self.cards) < 1:
+            raise ValueError(f"cards={self.cards} must hold sizes in GB, each at least 1")
+        if self.plan != (self.model is not None):
+            raise ValueError("plan=true and model=NAME go together: the plan is for one model, and only the plan is")
+        self.parts()
+
+    def cells(self) -> list[str]:
+        """Objectives to measure, each once."""
+        chosen = self.objectives if {"step", "memory"} & set(self.what) else []
+        return list(dict.fromkeys([*chosen, *(["rmu"] if "rmu" in self.what else [])]))
+
+    def parts(self) -> Lengths:
+        """``lengths``, checked."""
+        if isinstance(self.lengths, str) and self.lengths in LENGTHS:
+            return self.lengths
+        parts = self.lengths if isinstance(self.lengths, list) else []
+        whole = len(parts) == 3 and all(type(part) is int and part >= 0 for part in parts)
+        if not whole or parts[0] + parts[1] < 1 or parts[2] < 1:
+            raise ValueError(
+                f"lengths={self.lengths} must be {' or '.join(LENGTHS)}, or [header, question, answer] in tokens, with "
+                "at least one token of prompt and one of answer"
+            )
+        return tuple(parts)
+
+    def torch_device(self) -> torch.device:
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UserError("device=cuda, but torch finds no CUDA device; set device=cpu or auto")
+        return torch.device("cuda", 0) if self.device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+    def compute(self, device: torch.device) -> Precision:
+        if self.precision == "auto":
+            return "bf16-mixed" if device.type == "cuda" else "32-true"
+        return self.precision
+
+
+def parse(argv: list[str]) -> BenchmarkConfig:
+    """Raises UserError for an unknown key, name or value."""
+    for argument in argv:
+        key, sign, _ = argument.partition("=")
+        if not sign or not key or key.startswith("-"):
+            raise UserError(f"cannot read {argument!r}: arguments are key=value, e.g. objectives=[npo,bst]")
+    try:
+        config = OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), OmegaConf.from_dotlist(argv))
+        )
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        first = str(error).splitlines()[0]
+        raise UserError(f"{key}: {first}" if key else first) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"an argument is not valid YAML: {' '.join(str(error).split())}") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    assert isinstance(config, BenchmarkConfig)
+    return config
+
+
+def _known(key: str, names: Sequence[str], table: Sequence[str] | dict[str, Any]) -> None:
+    unknown = [name for name in names if name not in table]
+    if unknown or not names:
+        raise ValueError(f"{key}={list(names)}: choose among {', '.join(table)}")

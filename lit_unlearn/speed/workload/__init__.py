@@ -1,0 +1,1 @@
+"""What is timed: rows, models, the plain recipe and ours."""

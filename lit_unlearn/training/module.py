@@ -1,0 +1,102 @@
+"""The training step: the terms of the loss on one batch, what they log, and the faults that stop a run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from lit_unlearn.engine.body import evaluating
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.errors import NonFiniteLoss
+from lit_unlearn.models.lora import adapters_off, has_adapters
+from lit_unlearn.reference.plan import reference_states
+from lit_unlearn.reference.store import ReferenceStore
+from lit_unlearn.training.optim import OptimConfig, adamw, schedule
+from lit_unlearn.types import Batch, Terms, union_of_needs
+
+
+class UnlearnModule(L.LightningModule):
+    """The trainable policy, its frozen reference where a term needs the model itself, and the named terms."""
+
+    def __init__(
+        self, engine: ScoringEngine, terms: Terms, optim: OptimConfig, reference: ScoringEngine | None = None
+    ) -> None:
+        super().__init__()
+        self.engine = engine.train()
+        self.terms, self.optim = dict(terms), optim
+        self.weights = {name: term.weight for name, term in terms.items()}
+        """Of the terms, as they stand now; schedules move them."""
+        self.apart: frozenset[str] = frozenset()
+        """Terms whose gradient somebody wants apart from the others'."""
+        self.loss_apart: Tensor | None = None
+        """Their weighted sum, differentiable, from the forward to the end of the backward."""
+        self.needs = union_of_needs(terms)
+        self.reference = None if reference is None else reference.eval().requires_grad_(False)
+        self.store: ReferenceStore | None = None
+        """What is known of the start beforehand, from the start of the fit on."""
+        self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.zero_grad()  # Lightning would keep the last step's gradients through this one's forward
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Weighted sum of the terms' means over the rows of all ranks."""
+        with self.start() as start:
+            reference = reference_states(batch, self.needs.reference, start, self.store)
+        step = self.engine(batch, self.terms, reference, self.weights, self.apart)
+        self._refuse_non_finite(step.losses, batch)
+        self.loss_apart = step.apart
+        total = sum(self.weights[name] * value for name, value in step.losses.items())
+        logged = {f"train/{name}_loss": value for name, value in step.losses.items()}
+        logged |= {f"train/{name}": value for name, value in step.stats.items()} | {"train/loss": total}
+        self.log_dict(logged, prog_bar=False, batch_size=1)
+        self.log("loss", total, prog_bar=True, logger=False, batch_size=1)
+        return step.loss
+
+    @contextmanager
+    def start(self) -> Iterator[ScoringEngine | None]:
+        """The frozen start: the second model, the policy without its adapters, or None where neither is."""
+        if self.reference is not None or not has_adapters(self.engine.model):
+            yield self.reference
+            return
+        with adapters_off(self.engine.model), evaluating(self.engine):
+            yield self.engine
+
+    def on_after_backward(self) -> None:
+        self.loss_apart = None  # or its graph would outlive the step
+
+    def configure_optimizers(self):
+        optimizer = adamw(self.engine.parameters(), self.optim)
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        per_epoch = max(1, int(self.trainer.num_training_batches))
+        scheduler = schedule(optimizer, self.optim, num_steps, per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_end(self) -> None:
+        """Runs before the epoch's checkpoint is written, so that a broken model never replaces a good one."""
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.engine.parameters()):
+            raise NonFiniteLoss(
+                f"a weight is NaN or infinite after step {self.global_step}, epoch {self.current_epoch}; a "
+                "checkpoint from before is kept; try a lower optim.lr"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        weights = checkpoint["state_dict"]
+        for key in [key for key in weights if key.startswith("reference.")]:
+            del weights[key]
+
+    def _refuse_non_finite(self, losses: Mapping[str, float], batch: Batch) -> None:
+        for name, loss in losses.items():
+            if math.isfinite(loss):
+                continue
+            rows = {role.value: block.example_id.tolist() for role, block in batch.items()}
+            raise NonFiniteLoss(
+                f"term '{name}' is {loss} at step {self.global_step}, epoch {self.current_epoch}; "
+                f"rows of this rank: {rows}. The weights have not moved on it and a checkpoint from before is kept; "
+                "try a lower optim.lr or a bounded objective"
+            )

@@ -1,0 +1,103 @@
+"""The squeezing probe: bands of the original model's own responses, watched while the policy moves."""
+
+import lightning as L
+import pytest
+import torch
+
+from lit_unlearn.callbacks.schedules import squeeze_probe
+from lit_unlearn.callbacks.squeeze_probe import BANDS, SqueezeConfig, SqueezeProbe
+from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.objectives import GradAscent
+from lit_unlearn.training.module import UnlearnModule
+from lit_unlearn.training.optim import OptimConfig
+from lit_unlearn.types import Role, Term
+
+
+@pytest.fixture
+def run(make_model, make_encoded, fit):
+    """Unlearn a few rows under the probe; the probe and what it logged."""
+
+    def go(config: SqueezeConfig):
+        rows = make_encoded((5, 4, 6, 3))
+        probe = SqueezeProbe(rows, config, [1], 0)
+        logged: list[tuple[int, dict[str, float]]] = []
+
+        class Sink:
+            def log_metrics(self, metrics, step):
+                logged.append((step, metrics))
+
+        engine = ScoringEngine(make_model())
+        module = UnlearnModule(engine, {"forget": Term(1.0, GradAscent())}, OptimConfig(lr=3e-3, warmup_epochs=0))
+        module.__class__ = type("Module", (UnlearnModule,), {"loggers": [Sink()]})
+        fit(module, UnlearnData({Role.forget: rows}, 4, 0), [probe], max_epochs=5)
+        return probe, logged, rows, engine
+
+    return go
+
+
+def test_beams_are_banded_by_probability_and_leave_the_target_out(run, make_model):
+    config = SqueezeConfig(num_prompts=2, num_beams=10, max_new_tokens=5, every_n_steps=2)
+    probe, logged, rows, _ = run(config)
+    assert [row.id for row in probe.targets] == [0, 3]
+    start = logged[0][1]
+    assert start["squeeze/high"] > start["squeeze/mid"] > start["squeeze/low"]
+    targets = {row.answer for row in rows}
+    assert all(row.answer not in targets for band in BANDS for row in probe.bands[band])
+    assert len(probe.bands["high"]) < len(probe.bands["mid"]) == len(probe.bands["low"])
+
+
+def test_the_curve_follows_the_policy_and_the_index_is_its_definition(run):
+    probe, logged, _, engine = run(SqueezeConfig(num_prompts=4, num_beams=5, max_new_tokens=5, every_n_steps=2))
+    assert [step for step, _ in logged] == [0, 2, 4, 5]
+    first, last = logged[0][1], logged[-1][1]
+    assert first["squeeze/index"] == 0.0
+    assert last["squeeze/target"] < first["squeeze/target"] - 0.1
+    expected = (last["squeeze/high"] - first["squeeze/high"]) - (last["squeeze/target"] - first["squeeze/target"])
+    assert last["squeeze/index"] == pytest.approx(expected)
+    now = probe.measure(engine)
+    assert {f"squeeze/{name}": value for name, value in now.items()} == pytest.approx(
+        {name: value for name, value in last.items() if name != "squeeze/index"}
+    )
+
+
+def test_only_rank_0_draws_the_bands(make_model, make_encoded, monkeypatch):
+    """The other ranks take what it found."""
+    rows, found = make_encoded((5, 2)), {band: [] for band in BANDS}
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2), [1], 0)
+    offered: list[object] = []
+    monkeypatch.setattr(squeeze_probe, "rank", lambda: 1)
+    monkeypatch.setattr(squeeze_probe, "broadcast_object", lambda drawn: offered.append(drawn) or found)
+    monkeypatch.setattr(squeeze_probe, "beam_search", None)
+    module = UnlearnModule(ScoringEngine(make_model()), {"forget": Term(1.0, GradAscent())}, OptimConfig())
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy._lightning_module = module
+    module.trainer = trainer
+    probe.on_fit_start(trainer, module)
+    assert (probe.bands, offered) == (found, [{}])
+
+
+def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model, make_encoded):
+    model, rows = make_model(), make_encoded((5, 2))
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2, top_k=7), [1], 0)
+    numbers = probe.measure(ScoringEngine(model))
+    expected = {"target": [], "argmax": [], "belief_mass": [], "entropy": []}
+    for row in rows:
+        logps = model(torch.tensor([row.prompt + row.answer])).logits[0, len(row.prompt) - 1 : -1].log_softmax(-1)
+        expected["target"].append(logps.gather(-1, torch.tensor(row.answer)[:, None]).mean())
+        expected["argmax"].append(logps.max(-1).values.mean())
+        expected["belief_mass"].append(logps.exp().topk(7).values.sum(-1).mean())
+        expected["entropy"].append(-(logps.exp() * logps).sum(-1).mean())
+    for name, values in expected.items():
+        assert numbers[name] == pytest.approx(torch.stack(values).mean().item(), rel=1e-5)
+
+
+def test_token_rank_bands_are_ordered_and_survive_a_checkpoint(run):
+    config = SqueezeConfig(num_prompts=2, protocol="token_rank", num_responses=3, max_new_tokens=4, every_n_steps=9)
+    probe, logged, rows, _ = run(config)
+    start = logged[0][1]
+    assert start["squeeze/high"] > start["squeeze/mid"] > start["squeeze/low"]
+    assert all(len(probe.bands[band]) == 6 for band in BANDS)
+    again = SqueezeProbe(rows, config, [1], 0)
+    again.load_state_dict(probe.state_dict())
+    assert (again.bands, again.start) == (probe.bands, probe.start)

@@ -1,0 +1,163 @@
+"""From text to batches: which rows make which step, which tokens are labelled, and how rows are padded."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from lit_unlearn.benchmarks.base import Example
+from lit_unlearn.data.sampler import StepSampler
+from lit_unlearn.data.tokenize import Encoded, Encoder, PromptConfig, pad
+from lit_unlearn.errors import UserError
+from lit_unlearn.types import Role
+
+NUM_ROWS = {Role.forget: 10, Role.retain: 7}
+EXAMPLES = [Example(4, "Who wrote the book?", "Ada wrote it."), Example(9, "When?", "In the year 1815.")]
+
+
+def sampler(batch_size=4, seed=0, rank=0, world=1, num_rows=NUM_ROWS) -> StepSampler:
+    return StepSampler(num_rows, Role.forget, batch_size, seed, rank, world)
+
+
+def epochs(plan: StepSampler, number: int, role=Role.forget) -> list[list[int]]:
+    found = []
+    for epoch in range(number):
+        plan.set_epoch(epoch)
+        found.append([index for step in plan for index in step[role]])
+    return found
+
+
+def test_each_epoch_is_a_new_permutation():
+    found = epochs(sampler(), 5)
+    assert all(sorted(order) == list(range(10)) for order in found)
+    assert len({tuple(order) for order in found}) == 5
+    assert found == epochs(sampler(), 5)
+    assert found != epochs(sampler(seed=1), 5)
+
+
+def test_retain_rows_are_seen_equally_often():
+    retain = [index for order in epochs(sampler(), 7, Role.retain) for index in order]
+    assert Counter(retain) == dict.fromkeys(range(7), 10)
+    assert sorted(retain[:7]) == list(range(7))  # one whole round before any row comes again
+    few = [
+        index
+        for order in epochs(sampler(num_rows={Role.forget: 10, Role.retain: 3}), 3, Role.retain)
+        for index in order
+    ]
+    assert Counter(few) == dict.fromkeys(range(3), 10)
+    more = epochs(sampler(num_rows={Role.forget: 4, Role.retain: 9}), 9, Role.retain)
+    assert Counter(index for order in more for index in order) == dict.fromkeys(range(9), 4)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_out_the_plan_of_one(world):
+    whole, parts = sampler(batch_size=5), [sampler(5, rank=rank, world=world) for rank in range(world)]
+    for epoch in range(3):
+        for plan in (whole, *parts):
+            plan.set_epoch(epoch)
+        steps = [list(plan) for plan in (whole, *parts)]
+        assert len({len(each) for each in steps}) == 1
+        for one, *ranks in zip(*steps, strict=True):
+            for role in NUM_ROWS:
+                dealt = [index for part in ranks for index in part[role]]
+                assert sorted(dealt) == sorted(one[role])
+                assert all(part[role] for part in ranks)
+                assert [part[role] for part in ranks] == [one[role][rank::world] for rank in range(world)]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "world", "sizes"),
+    [(4, 1, [4, 4, 2]), (4, 2, [4, 4, 2]), (3, 1, [3, 3, 3, 1]), (3, 2, [3, 3, 3]), (5, 2, [5, 5]), (16, 2, [10])],
+)
+def test_last_batch(batch_size, world, sizes):
+    """Kept where it feeds every rank, else dropped."""
+    plans = [sampler(batch_size, rank=rank, world=world) for rank in range(world)]
+    assert [len(plan) for plan in plans] == [len(sizes)] * world
+    assert [sum(map(len, parts)) for parts in zip(*([s[Role.forget] for s in p] for p in plans), strict=True)] == sizes
+
+
+def test_window_is_the_coming_steps():
+    plan = sampler()
+    assert len(plan) == 3
+    steps = [plan.global_step(epoch, step)[Role.forget] for epoch in range(3) for step in range(3)]
+    assert plan.window(0, 1, 1) == steps[1]
+    assert sorted(plan.window(0, 1, 2)) == sorted(steps[1] + steps[2])
+    assert set(plan.window(0, 2, 3)) == set(steps[2] + steps[3] + steps[4])  # on into the next epoch
+    assert set(plan.window(1, 3, 1)) == set(steps[6])  # behind the last step of an epoch: the next one's first
+    assert sorted(plan.window(0, 0, 6)) == list(range(10))
+
+
+TEMPLATES = {
+    "plain": None,
+    "chat": "default",
+    "line break after the end token": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
+    "no end token": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    ),
+    "prompt is no prefix": (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>Answer: {% endif %}"
+    ),
+}
+
+
+@pytest.fixture(params=TEMPLATES.values(), ids=list(TEMPLATES))
+def encoder(request, tokenizer, monkeypatch) -> Encoder:
+    if request.param != "default":
+        monkeypatch.setattr(tokenizer, "chat_template", request.param)
+    return Encoder(tokenizer, 200)
+
+
+def test_answers_are_labelled_to_the_end_token(encoder, tokenizer):
+    for row, example in zip(encoder.encode(EXAMPLES, "forget split"), EXAMPLES, strict=True):
+        assert row.id == example.id
+        assert row.answer[-1] == tokenizer.eos_token_id == encoder.end_id
+        assert tokenizer.decode(row.answer[:-1]) == example.response
+        assert example.prompt in tokenizer.decode(row.prompt)
+        assert example.response not in tokenizer.decode(row.prompt)
+        if tokenizer.chat_template is None:
+            assert tokenizer.decode(row.prompt) == f"Question: {example.prompt}\nAnswer: "
+        else:
+            turns = [{"role": "user", "content": example.prompt}]
+            assert list(row.prompt) == tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, return_dict=False
+            )
+    assert encoder.decode(row.answer) == example.response
+
+
+def test_system_prompt_and_plain_text(tokenizer, monkeypatch):
+    row = Encoder(tokenizer, 200, PromptConfig(system_prompt="Be kind.")).encode(EXAMPLES, "x")[0]
+    assert tokenizer.decode(row.prompt).startswith("<|system|>Be kind.<|user|>Who")
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    row = Encoder(tokenizer, 200, PromptConfig(plain="Q {prompt} A ")).encode(EXAMPLES, "x")[0]
+    assert tokenizer.decode(row.prompt) == "Q Who wrote the book? A "
+
+
+def test_max_length(tokenizer, caplog):
+    whole = Encoder(tokenizer, 200).encode(EXAMPLES, "forget split")
+    length = len(whole[0].prompt) + 2
+    cut = Encoder(tokenizer, length).encode(EXAMPLES[:1], "forget split")[0]
+    assert (cut.prompt, cut.answer) == (whole[0].prompt, whole[0].answer[:2])
+    assert "forget split: 1 answers were cut" in caplog.text
+    exact = Encoder(tokenizer, len(whole[0].prompt + whole[0].answer)).encode(EXAMPLES[:1], "forget split")
+    assert exact == whole[:1]
+    with pytest.raises(UserError, match=r"forget split, row 4: .* data.max_length is"):
+        Encoder(tokenizer, len(whole[0].prompt)).encode(EXAMPLES, "forget split")
+
+
+def test_pad():
+    rows = pad([Encoded(7, (5,), (8, 1), (-0.5, -1.5)), Encoded(3, (9,), (4, 2, 1), (-1, -2, -3), weight=0.5)])
+    assert rows.input_ids.tolist() == [[5, 8, 1, 0], [9, 4, 2, 1]]
+    assert rows.attention_mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
+    assert rows.labels.tolist() == [[-100, 8, 1, -100], [-100, 4, 2, 1]]
+    assert rows.example_id.tolist() == [7, 3]
+    assert rows.weight is not None
+    assert rows.weight.tolist() == [1.0, 0.5]
+    assert rows.reference_logps is not None
+    assert rows.reference_logps.tolist() == [[0, -0.5, -1.5, 0], [0, -1, -2, -3]]
+    assert {t.dtype for t in (rows.input_ids, rows.labels, rows.attention_mask, rows.example_id)} == {torch.int64}
+    assert pad([Encoded(7, (5,), (8,), (-0.5,)), Encoded(3, (9,), (4,))]).reference_logps is None

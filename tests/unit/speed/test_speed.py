@@ -1,0 +1,382 @@
+"""The benchmark tool: its gate, its counts and its memory plan; no test looks at a time."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from statistics import fmean, quantiles
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaForCausalLM
+
+from lit_unlearn.data.tokenize import Encoded
+from lit_unlearn.errors import UserError
+from lit_unlearn.objectives import WGA
+from lit_unlearn.speed.workload import ours, plain
+from lit_unlearn.speed.measure.decoding import belief_costs
+from lit_unlearn.speed.measure.evaluation import evaluate
+from lit_unlearn.speed.measure.flops import useful_flops
+from lit_unlearn.speed.measure.memory import resident_peak
+from lit_unlearn.speed.measure.parity import TOLERANCES, Parity, check
+from lit_unlearn.speed.measure.step import Turns, optimizer_seconds, step_cell
+from lit_unlearn.speed.measure.timing import Sample, interleave, ratio
+from lit_unlearn.speed.plan.presets import PRESETS
+from lit_unlearn.speed.plan.size import GIB, full_parts, lora_parts, model_size, smallest_card
+from lit_unlearn.speed.settings import parse
+from lit_unlearn.speed.workload.cells import CELLS, Spec, build
+from lit_unlearn.speed.workload.rows import Tokens, count_tokens, question_rows, step_rows
+from lit_unlearn.speed.workload.shapes import SHAPES, Shape, random_models
+from lit_unlearn.training.optim import OptimConfig, adamw
+from lit_unlearn.types import Role
+
+CPU = torch.device("cpu")
+SPEC = Spec(SHAPES["tiny"], "npo", 3, "tofu", 0, CPU, "32-true")
+ONCE = Turns(1, 0)
+NO_TOKENS = Tokens(0, 0, 0, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return random_models(SHAPES["tiny"], 0, CPU)
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+@pytest.mark.parametrize("objective", CELLS)
+def test_plain_and_ours_agree(models, objective, precision):
+    cell = build(replace(SPEC, objective=objective, precision=precision), models)
+    assert len(cell.terms) == len(CELLS[objective])
+    parity = check(cell)
+    assert parity.within(TOLERANCES[precision]), parity
+
+
+def break_loss(monkeypatch):
+    monkeypatch.setattr(ours, "step", lambda *given, step=ours.step: step(*given) * (1 + 3e-5))
+
+
+def break_one_term(monkeypatch):
+    """Right together, wrong alone: the retain term takes what the forget term loses."""
+    step = ours.step
+    monkeypatch.setattr(ours, "step", lambda e, b, t, *rest: step(e, b, t, *rest) + (1e-3 if len(t) == 1 else 0.0))
+
+
+def break_gradient_only(monkeypatch):
+    """WGA's weight with a gradient: the same value, another direction."""
+
+    def wga(policy, start, rows, objective):
+        nll = plain.token_nll(plain.forward(policy, rows).logits, rows.labels)
+        return plain._token_mean(-((-nll).exp() ** objective.beta) * nll, rows)
+
+    monkeypatch.setitem(plain._TERMS, WGA, wga)
+
+
+def break_gradient_length(monkeypatch):
+    """The same value and direction, twice the gradient."""
+    step = ours.step
+    monkeypatch.setattr(ours, "step", lambda *given: 2 * (loss := step(*given)) - loss.detach())
+
+
+def break_together_only(monkeypatch):
+    """Each term alone is right, together one is left out of the gradient."""
+    step = ours.step
+
+    def joined(engine, batch, terms, *rest):
+        names = list(terms)
+        parts = [step(engine, batch, {name: terms[name]}, *rest) for name in names]
+        return parts[0] + sum((part.detach() for part in parts[1:]), torch.zeros(()))
+
+    monkeypatch.setattr(ours, "step", joined)
+
+
+FAULTS = [break_loss, break_one_term, break_gradient_only, break_gradient_length, break_together_only]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_gate_refuses_what_differs(models, monkeypatch, fault):
+    cell = build(replace(SPEC, objective="wga"), models)
+    fault(monkeypatch)
+    result = step_cell(cell, ONCE, 1e9)
+    assert result["failed"] == "paths disagree"
+    assert "seconds" not in result
+    assert "ratio" not in result
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_each_of_the_three_limits_counts(precision):
+    limit = TOLERANCES[precision]
+    good = Parity(limit.loss * 0.9, limit.cosine + 1e-5, limit.norm * 0.9)
+    assert good.within(limit)
+    faults = {"loss_error": limit.loss * 1.1, "cosine": limit.cosine - 1e-5, "norm_error": limit.norm * 1.1}
+    for field, value in [*faults.items(), *dict.fromkeys(faults, float("nan")).items()]:
+        assert not replace(good, **{field: value}).within(limit), field
+
+
+def test_a_stale_reference_cache_is_seen(models):
+    cell = build(SPEC, models)
+    rows = cell.batch[Role.forget]
+    assert rows.reference_logps is not None
+    cell = replace(cell, batch={**cell.batch, Role.forget: replace(rows, reference_logps=rows.reference_logps - 0.1)})
+    assert not check(cell).within(TOLERANCES["32-true"])
+
+
+def test_a_cell_and_the_optimizer_report_all_numbers(models):
+    before = [parameter.clone() for parameter in models.policy.parameters()]
+    cell = build(SPEC, models)
+    result = step_cell(cell, ONCE, 1e9)
+    assert result["second_model"] == {"plain": True, "ours": False}
+    assert {"seconds", "ratio", "real_tokens_per_second", "useful_mfu", "tokens", "parity"} <= result.keys()
+    assert optimizer_seconds(cell, ONCE)["wall"] > 0
+    assert all(map(torch.equal, before, models.policy.parameters()))
+    assert all(parameter.grad is None for parameter in models.policy.parameters())
+
+
+def test_tokens_by_hand():
+    forget = [Encoded(0, (2, 3, 4), (5, 1)), Encoded(1, (2, 3, 9), (1,))]
+    retain = [Encoded(0, (2, 3, 4, 5), (7,)), Encoded(1, (8,), (1,))]
+    # The trie: 2-3, then 4-5-(1|7) and 9-1, and 8-1. Depths: 1+2 + 3+4+5+5 + 3+4 + 1+2.
+    counted = count_tokens({Role.forget: forget, Role.retain: retain})
+    assert counted == Tokens(padded=2 * 5 + 2 * 5, real=5 + 4 + 5 + 2, unique=10, answer=2 + 1 + 1 + 1, context=30)
+
+
+def test_tofu_lengths():
+    rows = step_rows("tofu", 2000, 160, 0)[Role.forget]
+    answers = [len(row.answer) for row in rows]
+    assert 37 < fmean(answers) < 43
+    assert 56 < quantiles(answers, n=10)[-1] < 65
+    assert max(answers) <= 96
+    assert {len(row.prompt) for row in rows} == set(range(38 + 15, 38 + 21))
+    assert len({row.prompt[:38] for row in rows}) == 1
+
+
+def test_rows_of_a_step():
+    rows = step_rows((3, 4, 5), 6, 160, 1)
+    assert rows == step_rows((3, 4, 5), 6, 160, 1) != step_rows((3, 4, 5), 6, 160, 2)
+    assert {(len(row.prompt), len(row.answer)) for block in rows.values() for row in block} == {(7, 5)}
+    for forget, belief in zip(rows[Role.forget], rows[Role.belief], strict=True):
+        assert (forget.id, forget.prompt) == (belief.id, belief.prompt)
+        assert forget.answer != belief.answer
+    assert {len(row.prompt + row.answer) for row in step_rows("muse", 2, 160, 0)[Role.retain]} == {2048}
+    questions = question_rows("tofu", 2, 7, 160, 0)
+    assert [len({row.prompt for row in question}) for question in questions] == [1, 1]
+    assert [len({row.answer for row in question}) for question in questions] == [7, 7]
+
+
+def test_useful_flops_are_what_torch_counts():
+    """One row, all of it labelled but the first token: nothing is shared or padded."""
+    shape = Shape(3, 32, 64, 4, 2, 160, False)
+    config = shape.config()
+    config._attn_implementation = "eager"
+    rows = {Role.forget: [Encoded(0, (2,), tuple(range(3, 14)))]}
+    tokens, terms = count_tokens(rows), replace(SPEC, objective="grad_ascent").terms
+    model, length = LlamaForCausalLM(config), 12
+    with FlopCounterMode(display=False) as counter:
+        model.model(torch.tensor([rows[Role.forget][0].prompt + rows[Role.forget][0].answer]), use_cache=False)
+    all_pairs, causal = length**2, length * (length + 1) // 2
+    body = counter.get_total_flops() - 3 * 4 * 32 * (all_pairs - causal)
+    assert useful_flops(shape, tokens, terms) == 3 * (body + 2 * 160 * 32 * 11)
+    rmu = replace(SPEC, objective="rmu").terms  # block 1 of 3, no head
+    assert useful_flops(shape, tokens, rmu) == 3 * body * 2 / 3
+
+
+def test_turns_are_interleaved():
+    seen = []
+    samples = interleave(
+        {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 2, 1, CPU, before=lambda: seen.append("-")
+    )
+    assert "".join(seen) == "-a-b-a-b-a-b"
+    assert [len(found) for found in samples.values()] == [2, 2]
+    over, under = ([Sample(1.0, seconds) for seconds in times] for times in ((6.0, 3.0, 8.0), (2.0, 3.0, 2.0)))
+    found = ratio(over, under, "cpu")  # 3, 1, 4
+    assert (found.median, found.low, found.high) == (3.0, 1.0, 4.0)
+
+
+def test_resident_peak_is_what_was_allocated():
+    def run() -> None:
+        for _ in range(2):
+            torch.ones(64 * 2**18)  # 64 MiB, freed before the next
+
+    assert 60 < resident_peak(run) / 2**20 < 90
+
+
+def test_evaluation_and_beliefs(models, monkeypatch):
+    result = evaluate(SPEC, models, ONCE, 2)
+    assert result["parity"]["passed"]
+    assert result["questions"] == 4
+    assert result["ratio"]
+    costs = belief_costs(SPEC, models, ONCE, 2)
+    assert costs["sampling_share"] > 0
+    assert set(costs["seconds"]) == {"grad_ascent", "bst_alone", "npo", "bss"}
+    monkeypatch.setattr(plain, "token_nll", lambda *given, nll=plain.token_nll: nll(*given) * 1.001)
+    broken = evaluate(SPEC, models, ONCE, 2)
+    assert not broken["parity"]["passed"]
+    assert "seconds" not in broken
+
+
+GUIDE = {  # GiB of states, shared/guides/performance.md 1.3
+    "adamw": (18.4, 47.9, 119.7),
+    "adamw_master": (18.4, 47.9, 119.7),
+    "adamw_split16": (16.1, 41.9, 104.7),
+    "adamw_8bit": (7.0, 18.1, 45.2),
+}
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    return {name: model_size(name) for name in ("llama1b", "llama3b", "llama8b")}
+
+
+def test_states_of_the_guide(sizes):
+    for preset, expected in GUIDE.items():
+        fixed = [full_parts(size, preset, "ddp", 1, NO_TOKENS, "ours").fixed for size in sizes.values()]
+        assert fixed == pytest.approx(expected, abs=0.15), preset
+    big = sizes["llama8b"]
+    assert big.parameters == 8_030_261_248
+    assert full_parts(big, "adamw_bf16", "ddp", 1, NO_TOKENS, "plain").fixed == pytest.approx(104.7, abs=0.1)
+    in_backward = full_parts(big, "adamw_8bit_in_backward", "ddp", 1, NO_TOKENS, "ours")
+    assert in_backward.fixed - in_backward.gradients == pytest.approx(30.2, abs=0.1)
+    assert in_backward.gradients == pytest.approx(2 * 128256 * 4096 / GIB)  # the largest tensor's
+    lora = [lora_parts(size, NO_TOKENS).fixed for size in sizes.values()]
+    assert lora == pytest.approx([2.5, 6.4, 15.6], abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "num_gpus", "expected"),
+    [
+        *(("zero3_fsdp", 2, (67.3, 59.8)), ("zero3_fsdp", 4, (33.7, 29.9)), ("zero3_fsdp", 8, (16.8, 15.0))),
+        *(("zero2", 2, (82.3, 67.3)), ("zero2", 4, (56.1, 41.1)), ("zero2", 8, (43.0, 28.0))),
+        *(("zero1", 2, (89.7, 74.8)), ("zero1", 4, (67.3, 52.4)), ("zero1", 8, (56.1, 41.1))),
+        ("ddp", 8, (134.6, 119.7)),
+    ],
+)
+def test_strategies_of_the_guide(sizes, strategy, num_gpus, expected):
+    """8B with masters, with and without a reference."""
+    fixed = [
+        full_parts(sizes["llama8b"], "adamw_master", strategy, num_gpus, NO_TOKENS, path).fixed
+        for path in ("plain", "ours")
+    ]
+    assert fixed == pytest.approx(expected, abs=0.06)
+
+
+def test_states_are_the_bytes_of_a_real_run(models):
+    policy = models.policy
+    build(SPEC, models).step("ours")
+    optimizer = adamw(policy.parameters(), OptimConfig(lr=1e-30))
+    optimizer.step()
+    states = [t for state in optimizer.state.values() for name, t in state.items() if name != "step"]
+    grads = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
+    policy.zero_grad(set_to_none=True)
+    count = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)  # noqa: E731
+    planned = full_parts(model_size("tiny"), "adamw", "ddp", 1, NO_TOKENS, "ours")
+    real = [count(policy.parameters()), count(grads), count(states)]
+    assert [planned.weights * GIB, planned.gradients * GIB, planned.states * GIB] == real
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_activations_are_those_that_autograd_keeps(cast):
+    """The difference of two depths, whatever embedding and final norm keep."""
+    num_tokens = 3 * 25
+
+    def kept(layers: int) -> tuple[int, int]:
+        """(activation bytes, bytes of weights' bf16 copies)."""
+        model = LlamaForCausalLM(Shape(layers, 128, 448, 8, 2, 160, False).config())
+        model = model if cast else model.bfloat16()
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        matrices = {s for p in model.parameters() if p.dim() == 2 for s in (p.shape, p.T.shape)}
+        saved: dict[int, torch.Tensor] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            hidden = model.model(torch.randint(0, 160, (3, 25)), use_cache=False).last_hidden_state
+        assert hidden.requires_grad
+        ours = [tensor for storage, tensor in saved.items() if storage not in weights]
+        copies = sum(t.untyped_storage().nbytes() for t in ours if t.shape in matrices)
+        return sum(t.untyped_storage().nbytes() for t in ours) - copies, copies
+
+    (low, low_copies), (high, high_copies) = kept(2), kept(4)
+    size = replace(model_size("tiny"), layers=2, hidden=128, intermediate=448, kv_share=0.25)
+    assert (high - low) / num_tokens == pytest.approx(size.activation_bytes(cast), rel=0.01)
+    assert high_copies - low_copies == (2 * 2 * (2 * 128 * 160 + 3 * 128 * 448) if cast else 0)
+
+
+def test_activations_of_the_guide(sizes):
+    assert sizes["llama8b"].activation_bytes(cast=False) / 2**20 == pytest.approx(6.13, abs=0.02)
+
+
+def test_smallest_card():
+    assert [smallest_card(gib, [80, 24, 48]) for gib in (23.0, 24.0, 77.0, 79.0)] == [24, 48, 80, None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["shape=[tiny]"], "shape"),
+        (["shapes=[huge]"], "llama43m"),
+        (["shapes=[]"], "shapes"),
+        (["objectives=[dpo]"], "grad_diff"),
+        (["what=[speed]"], "slope"),
+        (["lengths=long"], "muse"),
+        (["lengths=[1,2]"], "answer"),
+        (["lengths=[0,0,4]"], "prompt"),
+        (["rows=0"], "rows"),
+        (["warmups=-1"], "warmups"),
+        (["precision=fp8"], "precision"),
+        (["cards=[]"], "cards"),
+        (["plan=true"], "model"),
+        (["model=llama8b"], "plan"),
+        (["rows"], "key=value"),
+        (["shapes=[tiny"], "YAML"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, named):
+    with pytest.raises(UserError, match=named):
+        parse(arguments)
+
+
+def test_a_model_without_config_is_refused(tmp_path):
+    with pytest.raises(UserError, match="the directory holds no"):
+        model_size(str(tmp_path))
+    SHAPES["tiny"].config().save_pretrained(tmp_path)
+    assert model_size(str(tmp_path)) == model_size("tiny")
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "lit_unlearn.speed", *arguments], capture_output=True, text=True)
+
+
+def test_a_whole_run(tmp_path):
+    path = tmp_path / "benchmark.json"
+    small = ["shapes=[tiny]", "objectives=[npo]", "rows=2", "lengths=[4,2,6]", "repeats=1", "warmups=0", "threads=1"]
+    done = command(*small, "device=cpu", f"output={path}")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(path.read_text())
+    (cell,) = results["cells"]
+    assert cell["parity"]["passed"]
+    context = (1 + 2 + 3 + 4) + 4 * (5 + 6 + 7 + 8 + 9 + 10 + 11 + 12)
+    assert cell["tokens"] == {"padded": 48, "real": 48, "unique": 36, "answer": 24, "context": context}
+    assert min(cell["peak_bytes"].values()) > 0
+    assert results["machine"]["threads"] == 1
+    assert results["environment"]["packages"]["torch"]
+    assert "tiny npo" in done.stdout
+
+
+def test_a_whole_plan(tmp_path):
+    path = tmp_path / "plan.json"
+    done = command("plan=true", "model=llama8b", "cards=[80,141]", f"output={path}")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(path.read_text())["plan"]
+    alone = plan["presets"]["adamw_8bit"]["ddp"]["1"]["ours"]
+    assert alone["card"] == 80
+    assert f"{alone['total']:.1f} (80)" in done.stdout
+    assert set(plan["presets"]) == set(PRESETS)
+
+
+def test_a_wrong_key_ends_with_one_line():
+    done = command("shape=[tiny]")
+    assert done.returncode == 2
+    assert "error: " in done.stderr.strip().splitlines()[-1]
+    assert "shape" in done.stderr
