@@ -25,7 +25,7 @@ from lit_unlearn.speed.measure.slope import slopes
 from lit_unlearn.speed.measure.step import Turns, optimizer_seconds, step_cell
 from lit_unlearn.speed.plan.size import model_size
 from lit_unlearn.speed.plan.table import plan_json, plan_table
-from lit_unlearn.speed.settings import BenchmarkConfig, parse
+from lit_unlearn.speed.settings import SpeedConfig, parse
 from lit_unlearn.speed.table import report
 from lit_unlearn.speed.workload.cells import PATHS, Spec, build
 from lit_unlearn.speed.workload.rows import count_tokens, step_rows
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     measure(config, results)
 
 
-def measure(config: BenchmarkConfig, results: dict[str, Any]) -> None:
+def measure(config: SpeedConfig, results: dict[str, Any]) -> None:
     device = config.torch_device()
     precision = config.compute(device)
     if config.threads is not None:
@@ -95,7 +95,7 @@ def measure(config: BenchmarkConfig, results: dict[str, Any]) -> None:
     print(report(results, clock))
 
 
-def _cell(config: BenchmarkConfig, spec: Spec, models: Models, turns: Turns, flops: float) -> dict[str, Any]:
+def _cell(config: SpeedConfig, spec: Spec, models: Models, turns: Turns, flops: float) -> dict[str, Any]:
     """``rmu`` in ``what`` stands for both of its measurements."""
     all_of_it = spec.objective == "rmu" and "rmu" in config.what
     cell: dict[str, Any] = {"objective": spec.objective}
@@ -110,7 +110,7 @@ def _cell(config: BenchmarkConfig, spec: Spec, models: Models, turns: Turns, flo
     return cell
 
 
-def _write(config: BenchmarkConfig, results: Mapping[str, Any]) -> None:
+def _write(config: SpeedConfig, results: Mapping[str, Any]) -> None:
     if config.output is not None:
         write_json(Path(config.output), results)
 

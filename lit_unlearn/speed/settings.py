@@ -21,7 +21,7 @@ WHAT = ("step", "memory", "rmu", "bss", "evaluation", "slope")
 
 
 @dataclass
-class BenchmarkConfig:
+class SpeedConfig:
     """One call of the benchmark; the defaults take less than ten minutes on two CPU cores."""
 
     what: list[str] = field(default_factory=lambda: ["step", "memory"])
@@ -103,7 +103,7 @@ class BenchmarkConfig:
         return self.precision
 
 
-def parse(argv: list[str]) -> BenchmarkConfig:
+def parse(argv: list[str]) -> SpeedConfig:
     """Raises UserError for an unknown key, name or value."""
     for argument in argv:
         key, sign, _ = argument.partition("=")
@@ -111,7 +111,7 @@ def parse(argv: list[str]) -> BenchmarkConfig:
             raise UserError(f"cannot read {argument!r}: arguments are key=value, e.g. objectives=[npo,bst]")
     try:
         config = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(BenchmarkConfig), OmegaConf.from_dotlist(argv))
+            OmegaConf.merge(OmegaConf.structured(SpeedConfig), OmegaConf.from_dotlist(argv))
         )
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
@@ -121,7 +121,7 @@ def parse(argv: list[str]) -> BenchmarkConfig:
         raise UserError(f"an argument is not valid YAML: {' '.join(str(error).split())}") from error
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
-    assert isinstance(config, BenchmarkConfig)
+    assert isinstance(config, SpeedConfig)
     return config
 
 

@@ -13,9 +13,9 @@ from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
-from lit_unlearn.speed.workload import plain
 from lit_unlearn.speed.measure.step import Turns
 from lit_unlearn.speed.measure.timing import interleave, ratio, seconds
+from lit_unlearn.speed.workload import plain
 from lit_unlearn.speed.workload.cells import Spec, autocast
 from lit_unlearn.speed.workload.rows import count_tokens, question_rows
 from lit_unlearn.speed.workload.shapes import Models

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lit_unlearn.benchmarks import tofu_files
 from lit_unlearn.benchmarks.tofu import Tofu
 from lit_unlearn.benchmarks.tofu_rows import spread
-from lit_unlearn.data import tofu_files
 from lit_unlearn.errors import UserError
 from lit_unlearn.types import Role
 

@@ -7,8 +7,8 @@ import lightning as L
 import pytest
 import torch
 
+from lit_unlearn.callbacks import belief_sampler
 from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
-from lit_unlearn.callbacks.schedules import belief_sampler
 from lit_unlearn.data.beliefs import Belief, BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import pad

@@ -4,7 +4,7 @@ import lightning as L
 import pytest
 import torch
 
-from lit_unlearn.callbacks.schedules import squeeze_probe
+from lit_unlearn.callbacks import squeeze_probe
 from lit_unlearn.callbacks.squeeze_probe import BANDS, SqueezeConfig, SqueezeProbe
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine

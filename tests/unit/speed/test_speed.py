@@ -14,7 +14,6 @@ from transformers import LlamaForCausalLM
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import WGA
-from lit_unlearn.speed.workload import ours, plain
 from lit_unlearn.speed.measure.decoding import belief_costs
 from lit_unlearn.speed.measure.evaluation import evaluate
 from lit_unlearn.speed.measure.flops import useful_flops
@@ -25,6 +24,7 @@ from lit_unlearn.speed.measure.timing import Sample, interleave, ratio
 from lit_unlearn.speed.plan.presets import PRESETS
 from lit_unlearn.speed.plan.size import GIB, full_parts, lora_parts, model_size, smallest_card
 from lit_unlearn.speed.settings import parse
+from lit_unlearn.speed.workload import ours, plain
 from lit_unlearn.speed.workload.cells import CELLS, Spec, build
 from lit_unlearn.speed.workload.rows import Tokens, count_tokens, question_rows, step_rows
 from lit_unlearn.speed.workload.shapes import SHAPES, Shape, random_models
