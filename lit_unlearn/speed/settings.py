@@ -110,9 +110,7 @@ def parse(argv: list[str]) -> SpeedConfig:
         if not sign or not key or key.startswith("-"):
             raise UserError(f"cannot read {argument!r}: arguments are key=value, e.g. objectives=[npo,bst]")
     try:
-        config = OmegaConf.to_object(
-            OmegaConf.merge(OmegaConf.structured(SpeedConfig), OmegaConf.from_dotlist(argv))
-        )
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpeedConfig), OmegaConf.from_dotlist(argv)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         first = str(error).splitlines()[0]
