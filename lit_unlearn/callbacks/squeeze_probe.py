@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import lightning as L
 import torch
 from tqdm import tqdm
 
 from lit_unlearn.benchmarks.tofu_rows import spread
+from lit_unlearn.callbacks.settings import SqueezeConfig
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.body import evaluating
@@ -23,32 +22,6 @@ from lit_unlearn.types import Ask, Role
 
 BANDS = ("high", "mid", "low")
 _RANKS = {"high": (0.0, 0.1), "mid": (0.1, 0.5), "low": (0.5, 0.9)}
-
-
-@dataclass
-class SqueezeConfig:
-    """Which responses are watched and how often."""
-
-    num_prompts: int = 8
-    """Forget prompts, evenly spaced over the split."""
-    protocol: Literal["beam", "token_rank"] = "beam"
-    """``beam``: beam search from the original model, ranked by probability, cut at 20 % and 60 % (the paper).
-    ``token_rank``: five responses a band, each token drawn from the vocabulary ranks 0-10 %, 10-50 % or 50-90 %
-    (the authors' toy experiment)."""
-    num_beams: int = 20
-    """The paper does not give its number of beams."""
-    num_responses: int = 5
-    """Responses a band under ``token_rank``."""
-    max_new_tokens: int = 50
-    every_n_steps: int = 10
-    top_k: int = 20
-    """Size of the token belief set whose mass is tracked."""
-    batch_size: int = 64
-
-    def __post_init__(self) -> None:
-        least = (self.num_prompts, self.num_responses, self.max_new_tokens, self.every_n_steps, self.batch_size)
-        if min(least) < 1 or self.top_k < 2 or self.num_beams < 5:
-            raise ValueError("squeeze: counts and periods must be at least 1, top_k at least 2, num_beams at least 5")
 
 
 class SqueezeProbe(L.Callback):

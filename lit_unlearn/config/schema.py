@@ -7,22 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lit_unlearn.callbacks.belief_sampler import BeliefConfig
-from lit_unlearn.callbacks.squeeze_probe import SqueezeConfig
+from lit_unlearn.callbacks.settings import BeliefConfig, SqueezeConfig
 from lit_unlearn.config.files import conf_names, drop_fields_of_other_name, find_conf, read_conf
-from lit_unlearn.data.datamodule import DataConfig
+from lit_unlearn.data.settings import DataConfig
 from lit_unlearn.errors import UserError
-from lit_unlearn.evaluation.evaluator import EvaluationConfig
-from lit_unlearn.models.load import ModelConfig
+from lit_unlearn.evaluation.settings import EvaluationConfig
+from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.training.optim import OptimConfig
-from lit_unlearn.training.trainer import TrainerConfig
+from lit_unlearn.recording.settings import LoggingConfig
+from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 from lit_unlearn.types import Role, Term, Terms, union_of_needs
 
 T = TypeVar("T")
@@ -50,15 +49,6 @@ class FinetuneConfig:
     max_epochs: int = 5
     batch_size: int = 32
     optim: OptimConfig = field(default_factory=OptimConfig)
-
-
-@dataclass
-class LoggingConfig:
-    """Weights & Biases; ``history.csv`` is always written."""
-
-    project: str = "lit_unlearn"
-    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """``auto``: online if WANDB_API_KEY is set, else offline."""
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import lightning as L
 from torch.utils.data import DataLoader, Dataset
@@ -11,31 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from lit_unlearn.data.alternates import Pairing
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.sampler import RowIds, StepSampler
-from lit_unlearn.data.tokenize import Encoded, PromptConfig, pad
+from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.types import Role, Rows
-
-
-@dataclass
-class DataConfig:
-    """Where the rows come from and how many make a step."""
-
-    benchmark: dict = field(default_factory=lambda: {"name": "authors"})
-    """``name`` of a benchmark and its fields."""
-    batch_size: int = 32
-    """Rows of each role in one optimizer step, over all ranks together."""
-    max_length: int = 512
-    """Tokens of prompt and answer; a longer answer is cut, a longer prompt refused."""
-    prompt: PromptConfig = field(default_factory=PromptConfig)
-    alternates: str = "refusals"
-    """Answers to put in the forget answers' place, where a term has role: alternate. ``refusals``: one for each
-    question, from ``<root>/idontknow.jsonl`` of a local TOFU, else our own; otherwise the path of a file with lines
-    ``{"id": int, "alternates": [str, ...]}``, as ``python -m lit_unlearn.alternates`` writes it."""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.max_length < 2:
-            raise ValueError(
-                f"data.batch_size={self.batch_size} must be at least 1, data.max_length={self.max_length} at least 2"
-            )
 
 
 class UnlearnData(L.LightningDataModule):

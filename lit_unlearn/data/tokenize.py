@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from lit_unlearn.benchmarks.base import Example
+from lit_unlearn.data.settings import PromptConfig
 from lit_unlearn.errors import UserError
 from lit_unlearn.types import IGNORE_INDEX, Rows
 
@@ -28,22 +29,6 @@ class Encoded:
     reference_logps: tuple[float, ...] | None = None
     """Log-prob of each answer token under the reference, where known."""
     weight: float = 1.0
-
-
-@dataclass
-class PromptConfig:
-    """How a question becomes the text the model sees."""
-
-    system_prompt: str | None = None
-    """System turn of the chat template; null: whatever the template itself does."""
-    date_string: str | None = None
-    """Date that Llama-3 templates print; null: the template's own. OpenUnlearning's models saw "10 Apr 2025"."""
-    plain: str = "Question: {prompt}\nAnswer: "
-    """Prompt of models without a chat template."""
-
-    def __post_init__(self) -> None:
-        if self.plain.replace("{prompt}", "").count("{") or "{prompt}" not in self.plain:
-            raise ValueError("data.prompt.plain must hold {prompt}, where the question goes, and no other braces")
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from transformers import PreTrainedModel
 
 from lit_unlearn.engine.body import decoder_blocks
+from lit_unlearn.models.settings import Checkpointing
 
-Checkpointing = Literal["none", "full", "selective"]
 _KEPT = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "flash_attn")
 """Beginnings of the names of the operations that selective checkpointing does not repeat."""
 

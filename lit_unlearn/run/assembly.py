@@ -16,11 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.benchmarks import BENCHMARKS
 from lit_unlearn.benchmarks.base import Benchmark
-from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
+from lit_unlearn.callbacks.belief_sampler import BeliefSampler
 from lit_unlearn.callbacks.evaluation import Evaluation
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.callbacks.schedules import SCHEDULES
 from lit_unlearn.callbacks.schedules.schedule import Schedule
+from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.callbacks.squeeze_probe import SqueezeProbe
 from lit_unlearn.callbacks.throughput import Throughput
 from lit_unlearn.config.schema import Config, build, build_terms

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.blocks import Checkpointing
+from lit_unlearn.models.settings import Checkpointing
 from lit_unlearn.speed.workload.cells import CELLS, Precision
 from lit_unlearn.speed.workload.rows import LENGTHS, Lengths
 from lit_unlearn.speed.workload.shapes import SHAPES

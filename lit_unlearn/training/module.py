@@ -16,7 +16,8 @@ from lit_unlearn.errors import NonFiniteLoss
 from lit_unlearn.models.lora import adapters_off, has_adapters
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.reference.store import ReferenceStore
-from lit_unlearn.training.optim import OptimConfig, adamw, schedule
+from lit_unlearn.training.optim import adamw, schedule
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Batch, Terms, union_of_needs
 
 

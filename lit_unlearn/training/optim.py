@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 from transformers import get_scheduler
 
 from lit_unlearn.errors import UserError
-from lit_unlearn.training.optimizers import OptimizerName, build_optimizer
-
-
-@dataclass
-class OptimConfig:
-    """Learning rate and schedule; the defaults are those of OpenUnlearning's TOFU runs."""
-
-    name: OptimizerName = "adamw"
-    """``adamw``: float32 weights and moments, 16 bytes a weight with its gradient. ``adamw_8bit``: bf16 weights that
-    are rounded at random, and 8-bit moments, 6 bytes. ``adamw_paged``: moments that go to the host when the GPU is
-    full. ``adamw_in_backward``: as ``adamw``, but each gradient is used and freed in the backward, 12 bytes."""
-    lr: float = 1e-5
-    weight_decay: float = 0.01
-    """On matrices only, as in the Hugging Face trainer: norms and biases are left alone."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    warmup_epochs: float = 1.0
-    """Linear rise from 0, in epochs; 0 starts at full rate."""
-    schedule: Literal["linear", "constant", "cosine"] = "linear"
-    """What follows the warm-up: decay to 0 at the last step, or none."""
-    trainable: str | None = None
-    """Regular expression found in the names of the parameters to train, e.g. ``layers\\.(5|6|7)\\.mlp\\.down_proj`` for
-    RMU on WMDP; null: all."""
-
-    def __post_init__(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
-            raise ValueError(f"optim.betas={list(self.betas)} must lie in [0, 1), optim.eps={self.eps} above 0")
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup_epochs < math.inf):
-            raise ValueError(
-                f"optim.lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
-                f"warmup_epochs={self.warmup_epochs} not negative"
-            )
+from lit_unlearn.training.optimizers import build_optimizer
+from lit_unlearn.training.settings import OptimConfig
 
 
 def freeze_others(model: nn.Module, pattern: str | None) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.training.settings import OptimizerName
 
-OptimizerName = Literal["adamw", "adamw_8bit", "adamw_paged", "adamw_in_backward"]
 _PACKAGES = {"adamw_8bit": "torchao.optim", "adamw_paged": "bitsandbytes"}
 
 

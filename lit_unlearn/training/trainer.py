@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 import lightning as L
 import torch
@@ -18,41 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_unlearn.errors import UserError
-
-
-@dataclass
-class TrainerConfig:
-    """How long, on what, in which precision."""
-
-    max_epochs: int = 10
-    max_steps: int = -1
-    """Stop after this many optimizer steps; -1: when the epochs are over."""
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    """Processes on this machine, one a GPU (or one a CPU process)."""
-    num_threads: int | None = None
-    """CPU threads of each process; null: torch's choice. Tiny models are fastest with 1."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Of the computation; the weights stay float32 in both, except under ``optim.name=adamw_8bit``."""
-    gradient_clip: float | None = 1.0
-    """Largest gradient norm; null: no clipping."""
-    log_every_n_steps: int = 1
-    checkpoint_every_n_epochs: int = 1
-    """Overwrite ``checkpoints/last.ckpt`` at the end of every n-th epoch; 0: keep none."""
-
-    def __post_init__(self) -> None:
-        if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
-            raise ValueError(
-                f"trainer.max_epochs={self.max_epochs} must be at least 1, "
-                f"trainer.max_steps={self.max_steps} at least 1, or -1 for no limit"
-            )
-        if self.gradient_clip is not None and self.gradient_clip <= 0:
-            raise ValueError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
-        if min(self.devices, self.log_every_n_steps, self.num_threads or 1) < 1 or self.checkpoint_every_n_epochs < 0:
-            raise ValueError(
-                "trainer: devices, num_threads and log_every_n_steps must be at least 1, "
-                "checkpoint_every_n_epochs at least 0"
-            )
+from lit_unlearn.training.settings import TrainerConfig
 
 
 def prepare_device(config: TrainerConfig) -> None:

@@ -14,8 +14,9 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
+from lit_unlearn.callbacks.belief_sampler import BeliefSampler
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
+from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
@@ -23,7 +24,7 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.reference.plan import plan_reference
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, Term, union_of_needs
 
 BATCH_SIZE, NUM_EPOCHS, VOCABULARY, STOP_IDS = 4, 3, 40, [1, 2, 3]

@@ -8,7 +8,8 @@ import torch
 
 from lit_unlearn import finetune
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.load import ModelConfig, load_pretrained
+from lit_unlearn.models.load import load_pretrained
+from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.recording.history import read_history
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule

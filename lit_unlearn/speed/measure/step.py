@@ -9,7 +9,8 @@ from lit_unlearn.speed.measure.flops import useful_flops
 from lit_unlearn.speed.measure.parity import TOLERANCES, check
 from lit_unlearn.speed.measure.timing import interleave, ratio, seconds
 from lit_unlearn.speed.workload.cells import PATHS, Cell, Path
-from lit_unlearn.training.optim import OptimConfig, adamw
+from lit_unlearn.training.optim import adamw
+from lit_unlearn.training.settings import OptimConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import StatesByRole
-from lit_unlearn.models.blocks import Checkpointing
+from lit_unlearn.models.settings import Checkpointing
 from lit_unlearn.reference.plan import plan_reference
 from lit_unlearn.speed.workload import ours, plain
 from lit_unlearn.speed.workload.rows import Lengths, Tokens, count_tokens, step_rows

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import StatesByRole
-from lit_unlearn.models.blocks import Checkpointing, checkpoint_blocks
+from lit_unlearn.models.blocks import checkpoint_blocks
+from lit_unlearn.models.settings import Checkpointing
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.types import Batch, Terms, union_of_needs
 

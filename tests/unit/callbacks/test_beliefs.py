@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from lit_unlearn.callbacks import belief_sampler
-from lit_unlearn.callbacks.belief_sampler import BeliefConfig, BeliefSampler
+from lit_unlearn.callbacks.belief_sampler import BeliefSampler
+from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.data.beliefs import Belief, BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, Term
 
 BST, NPO = OBJECTIVES["bst"], OBJECTIVES["npo"]

@@ -22,8 +22,7 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.run.assembly import build_schedules
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig
-from lit_unlearn.training.trainer import TrainerConfig
+from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 from lit_unlearn.types import Role, Term
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "objectives" / "expected.json"

@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from lit_unlearn.callbacks import squeeze_probe
-from lit_unlearn.callbacks.squeeze_probe import BANDS, SqueezeConfig, SqueezeProbe
+from lit_unlearn.callbacks.settings import SqueezeConfig
+from lit_unlearn.callbacks.squeeze_probe import BANDS, SqueezeProbe
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.objectives import GradAscent
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, Term
 
 

@@ -9,7 +9,8 @@ from lit_unlearn.config.schema import build_terms, load
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import BST, NPO
 from lit_unlearn.run.target import check_finetune
-from lit_unlearn.training.trainer import TrainerConfig, prepare_device
+from lit_unlearn.training.settings import TrainerConfig
+from lit_unlearn.training.trainer import prepare_device
 from lit_unlearn.types import Role
 
 QUICK = "conf=quickstart"

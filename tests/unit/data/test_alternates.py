@@ -21,7 +21,7 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, Term
 
 FORGET = [Example(id, f"question {id}?", f"answer {id}") for id in range(40)]

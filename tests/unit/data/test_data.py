@@ -7,7 +7,8 @@ import torch
 
 from lit_unlearn.benchmarks.base import Example
 from lit_unlearn.data.sampler import StepSampler
-from lit_unlearn.data.tokenize import Encoded, Encoder, PromptConfig, pad
+from lit_unlearn.data.settings import PromptConfig
+from lit_unlearn.data.tokenize import Encoded, Encoder, pad
 from lit_unlearn.errors import UserError
 from lit_unlearn.types import Role
 

@@ -11,19 +11,13 @@ from lit_unlearn.config.schema import load
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.lora import (
-    LoraConfig,
-    adapters_off,
-    add_adapters,
-    check_lora_installed,
-    has_adapters,
-    merged_weights,
-)
+from lit_unlearn.models.lora import adapters_off, add_adapters, check_lora_installed, has_adapters, merged_weights
+from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.outputs import save_model
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig
 from lit_unlearn.training.optimizers import hold_weights
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import LOGPS, Role, Term
 
 TERMS = {"retain": Term(1.0, OBJECTIVES["nll"]())}

@@ -7,9 +7,10 @@ import torch
 
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.load import ModelConfig, check_path, load_model, load_pretrained, stop_ids
+from lit_unlearn.models.load import check_path, load_model, load_pretrained, stop_ids
+from lit_unlearn.models.settings import ModelConfig, TinyConfig
 from lit_unlearn.models.smollm2 import smollm2_directory
-from lit_unlearn.models.tiny import TinyConfig, train_tokenizer
+from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.types import LOGPS, Role
 
 

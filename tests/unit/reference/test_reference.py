@@ -14,12 +14,13 @@ from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import scores_of
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.lora import LoraConfig, add_adapters
+from lit_unlearn.models.lora import add_adapters
+from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference, reference_states
 from lit_unlearn.reference.store import model_digest, store_key
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import LOGPS, Ask, Needs, Role, Term
 
 CACHED = ReferencePlan({Role.forget: LOGPS})

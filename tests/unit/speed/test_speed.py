@@ -28,7 +28,8 @@ from lit_unlearn.speed.workload import ours, plain
 from lit_unlearn.speed.workload.cells import CELLS, Spec, build
 from lit_unlearn.speed.workload.rows import Tokens, count_tokens, question_rows, step_rows
 from lit_unlearn.speed.workload.shapes import SHAPES, Shape, random_models
-from lit_unlearn.training.optim import OptimConfig, adamw
+from lit_unlearn.training.optim import adamw
+from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role
 
 CPU = torch.device("cpu")

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lit_unlearn.errors import UserError
-from lit_unlearn.training.optim import OptimConfig, adamw, freeze_others, schedule
+from lit_unlearn.training.optim import adamw, freeze_others, schedule
+from lit_unlearn.training.settings import OptimConfig
 
 
 def test_decay_is_on_matrices_only(make_model):

@@ -18,9 +18,10 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.outputs import save_model
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.optim import OptimConfig, adamw
+from lit_unlearn.training.optim import adamw
 from lit_unlearn.training.optimizers import AdamWInBackward, check_installed, hold_weights
-from lit_unlearn.training.trainer import TrainerConfig, build_trainer
+from lit_unlearn.training.settings import OptimConfig, TrainerConfig
+from lit_unlearn.training.trainer import build_trainer
 from lit_unlearn.types import LOGPS, Role, Term
 
 TERMS = {"forget": Term(1.0, OBJECTIVES["grad_ascent"]()), "retain": Term(1.0, OBJECTIVES["nll"]())}

@@ -1,0 +1,44 @@
+"""Settings of the rows, read before torch is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class PromptConfig:
+    """How a question becomes the text the model sees."""
+
+    system_prompt: str | None = None
+    """System turn of the chat template; null: whatever the template itself does."""
+    date_string: str | None = None
+    """Date that Llama-3 templates print; null: the template's own. OpenUnlearning's models saw "10 Apr 2025"."""
+    plain: str = "Question: {prompt}\nAnswer: "
+    """Prompt of models without a chat template."""
+
+    def __post_init__(self) -> None:
+        if self.plain.replace("{prompt}", "").count("{") or "{prompt}" not in self.plain:
+            raise ValueError("data.prompt.plain must hold {prompt}, where the question goes, and no other braces")
+
+
+@dataclass
+class DataConfig:
+    """Where the rows come from and how many make a step."""
+
+    benchmark: dict = field(default_factory=lambda: {"name": "authors"})
+    """``name`` of a benchmark and its fields."""
+    batch_size: int = 32
+    """Rows of each role in one optimizer step, over all ranks together."""
+    max_length: int = 512
+    """Tokens of prompt and answer; a longer answer is cut, a longer prompt refused."""
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    alternates: str = "refusals"
+    """Answers to put in the forget answers' place, where a term has role: alternate. ``refusals``: one for each
+    question, from ``<root>/idontknow.jsonl`` of a local TOFU, else our own; otherwise the path of a file with lines
+    ``{"id": int, "alternates": [str, ...]}``, as ``python -m lit_unlearn.alternates`` writes it."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.max_length < 2:
+            raise ValueError(
+                f"data.batch_size={self.batch_size} must be at least 1, data.max_length={self.max_length} at least 2"
+            )

@@ -1,0 +1,31 @@
+"""Settings of the evaluation, read before torch is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class EvaluationConfig:
+    """What is measured, when, and against which retain model."""
+
+    every_n_epochs: int = 5
+    """Evaluate during training too; before and after is always done. 0: before and after only."""
+    batch_size: int = 32
+    max_new_tokens: int = 200
+    """Longest greedy answer."""
+    retain_model: str | None = None
+    """Path or Hub id of the model trained without the forget set; forget quality needs it or its records."""
+    retain_records: str | None = None
+    """``records/retain_model`` of an earlier run: the retain model need not be asked again."""
+    metrics: dict[str, dict] = field(default_factory=dict)
+    """Fields of single metrics, e.g. ``{extraction_strength: {floor: one_over_length}}``; a name the benchmark does
+    not report is added to the report."""
+
+    def __post_init__(self) -> None:
+        if self.every_n_epochs < 0 or min(self.batch_size, self.max_new_tokens) < 1:
+            raise ValueError(
+                "evaluation.every_n_epochs must not be negative, batch_size and max_new_tokens be at least 1"
+            )
+        if self.retain_model is not None and self.retain_records is not None:
+            raise ValueError("evaluation.retain_model and retain_records both name the retain model; set one of them")

@@ -1,0 +1,75 @@
+"""Settings of the optimizer and the trainer, read before torch is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+OptimizerName = Literal["adamw", "adamw_8bit", "adamw_paged", "adamw_in_backward"]
+
+
+@dataclass
+class OptimConfig:
+    """Learning rate and schedule; the defaults are those of OpenUnlearning's TOFU runs."""
+
+    name: OptimizerName = "adamw"
+    """``adamw``: float32 weights and moments, 16 bytes a weight with its gradient. ``adamw_8bit``: bf16 weights that
+    are rounded at random, and 8-bit moments, 6 bytes. ``adamw_paged``: moments that go to the host when the GPU is
+    full. ``adamw_in_backward``: as ``adamw``, but each gradient is used and freed in the backward, 12 bytes."""
+    lr: float = 1e-5
+    weight_decay: float = 0.01
+    """On matrices only, as in the Hugging Face trainer: norms and biases are left alone."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup_epochs: float = 1.0
+    """Linear rise from 0, in epochs; 0 starts at full rate."""
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    """What follows the warm-up: decay to 0 at the last step, or none."""
+    trainable: str | None = None
+    """Regular expression found in the names of the parameters to train, e.g. ``layers\\.(5|6|7)\\.mlp\\.down_proj`` for
+    RMU on WMDP; null: all."""
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
+            raise ValueError(f"optim.betas={list(self.betas)} must lie in [0, 1), optim.eps={self.eps} above 0")
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup_epochs < math.inf):
+            raise ValueError(
+                f"optim.lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
+                f"warmup_epochs={self.warmup_epochs} not negative"
+            )
+
+
+@dataclass
+class TrainerConfig:
+    """How long, on what, in which precision."""
+
+    max_epochs: int = 10
+    max_steps: int = -1
+    """Stop after this many optimizer steps; -1: when the epochs are over."""
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    """Processes on this machine, one a GPU (or one a CPU process)."""
+    num_threads: int | None = None
+    """CPU threads of each process; null: torch's choice. Tiny models are fastest with 1."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Of the computation; the weights stay float32 in both, except under ``optim.name=adamw_8bit``."""
+    gradient_clip: float | None = 1.0
+    """Largest gradient norm; null: no clipping."""
+    log_every_n_steps: int = 1
+    checkpoint_every_n_epochs: int = 1
+    """Overwrite ``checkpoints/last.ckpt`` at the end of every n-th epoch; 0: keep none."""
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(
+                f"trainer.max_epochs={self.max_epochs} must be at least 1, "
+                f"trainer.max_steps={self.max_steps} at least 1, or -1 for no limit"
+            )
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise ValueError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
+        if min(self.devices, self.log_every_n_steps, self.num_threads or 1) < 1 or self.checkpoint_every_n_epochs < 0:
+            raise ValueError(
+                "trainer: devices, num_threads and log_every_n_steps must be at least 1, "
+                "checkpoint_every_n_epochs at least 0"
+            )
