@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 import lit_unlearn
+from lit_unlearn.command.console import COMMANDS
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"types", "parallel", "errors"},
+    {"errors", "parallel", "types"},
+    {"command"},
     {"objectives", "benchmarks"},
     {"data"},
     {"engine"},
@@ -21,11 +23,17 @@ FLOORS = [
     {"callbacks"},
     {"config"},
     {"run", "notebook"},
-    {"train", "finetune", "evaluate", "alternates", "speed"},
+    {"train", "finetune", "evaluate", "alternates", "speed", "__main__"},
     {"__init__"},
 ]
 """Lowest first; a name is a module or a whole folder, whose files may import each other. The package's root hands out
-``step_loss``, so it stands on everything and nothing may import from it."""
+``step_loss`` when asked, so it stands on everything and nothing may import from it."""
+LIGHT = ["lit_unlearn", "lit_unlearn.train", "lit_unlearn.finetune", "lit_unlearn.evaluate", "lit_unlearn.__main__"]
+LIGHT += ["lit_unlearn.alternates.__main__", "lit_unlearn.speed.__main__"]
+HEAVY = {"torch", "lightning", "transformers", "datasets", "wandb", "matplotlib", "scipy"}
+ROOT, ROOM = 12, 9
+FAMILIES = {"objectives", "metrics", "schedules", "benchmarks"}
+"""Folders of one kind of thing each, which may grow."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -107,3 +115,36 @@ for module in sys.argv[1:]:
     modules = [name(path) for path in FILES]
     done = subprocess.run([sys.executable, "-c", script, *modules], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
+
+
+def test_entry_points_import_nothing_heavy():
+    """So that a wrong key is answered at once."""
+    script = "import importlib, sys; [importlib.import_module(m) for m in sys.argv[1:]]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, *LIGHT], capture_output=True, text=True, cwd=PACKAGE.parent)
+    loaded = set(done.stdout.split())
+    assert "lit_unlearn.config.schema" in loaded, done.stderr
+    assert not HEAVY & loaded
+
+
+def test_every_command_is_listed():
+    entries = {
+        name(path).removesuffix(".__main__").split(".", 1)[1] for path in FILES if "start(main)" in path.read_text()
+    }
+    assert entries == set(COMMANDS)
+
+
+def test_rooms_do_not_fill_up():
+    assert len(list(PACKAGE.glob("*.py"))) <= ROOT
+    rooms = {path.parent for path in FILES} - {PACKAGE}
+    assert len(rooms) > 15
+    crowded = {room.name: n for room in rooms if (n := len(list(room.glob("*.py"))) - 1) > ROOM}
+    assert crowded.keys() <= FAMILIES
+
+
+def test_files_and_functions_are_short():
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 220, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                assert node.end_lineno - node.lineno < 50, f"{path}:{node.lineno} {node.name}"

@@ -1,78 +1,27 @@
-"""``python -m lit_unlearn.alternates conf=NAME [num=5]``: AltPO's alternate answers, told by the original model.
-
-Alternate preference optimisation (Mekala et al., 2024, https://arxiv.org/abs/2409.13474) puts other plausible answers
-in the place of the forgotten ones; ``num`` and the temperature are the authors'. Train on the file with
-``data.alternates=PATH``.
-"""
+"""``python -m lit_unlearn.alternates conf=NAME [num=5]``: alternate answers for the forget questions."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from functools import partial
 
-import lightning as L
+from lit_unlearn.alternates.settings import AlternatesConfig
+from lit_unlearn.command.console import Command, start
+from lit_unlearn.config.load import FAMILIES, conf_listing, load
 
-from lit_unlearn.config.schema import load
-from lit_unlearn.data.alternates import new_answers, requests_for
-from lit_unlearn.errors import UserError
-from lit_unlearn.generation.generate import Prompt, Sampling, generate
-from lit_unlearn.models.load import load_pretrained, stop_ids
-from lit_unlearn.parallel import gather_by_key, rank, world_size
-from lit_unlearn.recording.outputs import open_run, write_text
-from lit_unlearn.run.assembly import build_encoder, load_benchmark, write_start
-from lit_unlearn.run.console import run
-from lit_unlearn.training.trainer import build_fabric, prepare_device
-from lit_unlearn.types import Role
-
-
-def main(argv: list[str]) -> None:
-    """Write ``alternates.jsonl``, a line for each forget question, to the run directory."""
-    config = load([argument for argument in argv if not argument.startswith("num=")], run_name="{conf}_alternates")
-    num = _number(argv)
-    prepare_device(config.trainer)
-    if config.model.path is None:
-        raise UserError("model.path is not set: give the directory or the Hub id of the model that is to forget")
-    forget = load_benchmark(config).train_split(Role.forget)
-    model, tokenizer = load_pretrained(config.model.path, config.model)
-    encoder, stops = build_encoder(config, tokenizer), stop_ids(model, tokenizer)
-    prompts = [
-        Prompt(row.prompt, f"alternates/{config.seed}/{row.id}/{sample}")
-        for row in encoder.encode(requests_for(forget), "requests for alternates")
-        for sample in range(num)
-    ]
-
-    fabric = build_fabric(config.trainer)
-    fabric.launch()
-    run_dir = open_run(config.output_dir, resume=False, overwrite=config.overwrite)
-    L.seed_everything(config.seed, verbose=False)
-    mine = range(rank(), len(prompts), world_size())
-    size, length = config.evaluation.batch_size, config.evaluation.max_new_tokens
-    chosen = [prompts[index] for index in mine]
-    answers = generate(model.to(fabric.device), chosen, stops, length, size, Sampling(), "alternates")  # type: ignore[arg-type]
-    texts = gather_by_key({index: encoder.decode(tokens) for index, tokens in zip(mine, answers, strict=True)})
-    if not fabric.is_global_zero:
-        return
-    dropped: Counter[str] = Counter()
-    samples = ([texts[index * num + sample] for sample in range(num)] for index in range(len(forget)))
-    kept = {row.id: new_answers(told, row.response, dropped) for row, told in zip(forget, samples, strict=True)}
-    path = run_dir / "alternates.jsonl"
-    write_start(run_dir, config)
-    lines = (json.dumps({"id": id, "alternates": told}, ensure_ascii=False) for id, told in kept.items())
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    reasons = ", ".join(f"{dropped[reason]} {reason}" for reason in ("empty", "repeated", "true answer"))
-    print(f"{sum(map(len, kept.values()))} alternates for {len(kept)} questions; dropped: {reasons}")
-    bare = [id for id, alternates in kept.items() if not alternates]
-    if bare:
-        print(f"{len(bare)} questions have none, the first is id {bare[0]}: raise num=, or write them into the file")
-    print(f"\nwritten: {path}")
-
-
-def _number(argv: list[str]) -> int:
-    written = ([argument.removeprefix("num=") for argument in argv if argument.startswith("num=")] or ["5"])[-1]
-    if not written.isdecimal() or int(written) < 1:
-        raise UserError(f"num={written}: must be a whole number of alternates for each question, 1 or more")
-    return int(written)
-
+main = Command(
+    "alternates",
+    partial(load, run_name="{conf}_alternates", kind=AlternatesConfig),
+    (
+        "lit_unlearn.config.checks:check",
+        "lit_unlearn.config.checks:check_model_path",
+        "lit_unlearn.alternates.tell:tell",
+    ),
+    usage="conf=NAME [num=5] [key=value ...]",
+    example="conf=methods/llama1b_altpo num=5",
+    schema=AlternatesConfig,
+    families=FAMILIES,
+    listing=conf_listing,
+)
 
 if __name__ == "__main__":
-    run(main)
+    start(main)

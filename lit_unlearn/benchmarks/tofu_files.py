@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from datasets import load_dataset
-
 from lit_unlearn.benchmarks.tofu_rows import Row, Rows
 from lit_unlearn.errors import UserError
 
@@ -39,6 +37,8 @@ def _path(root: str, split: str) -> Path:
 
 
 def _hub_records(split: str) -> Iterable[object]:
+    from datasets import load_dataset  # most of a second, which a wrong key would have to wait for
+
     try:
         return load_dataset(HUB_ID, split, split="train")
     except Exception as error:  # datasets, the Hub's client and its http client each raise families of their own

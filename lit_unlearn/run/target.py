@@ -12,37 +12,30 @@ from lit_unlearn.callbacks.throughput import Throughput
 from lit_unlearn.config.schema import Config, FinetuneConfig
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
-from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_model
 from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.recording.history import History
-from lit_unlearn.recording.outputs import save_model
-from lit_unlearn.run.assembly import build_encoder, corpus
+from lit_unlearn.recording.outputs import open_run, save_model
+from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
+from lit_unlearn.run.resume import write_start
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
-from lit_unlearn.training.trainer import build_trainer
+from lit_unlearn.training.trainer import build_trainer, prepare_device
 from lit_unlearn.types import Role, Term
 
 
-def check_finetune(config: Config) -> FinetuneConfig:
-    """The section, checked before anything is written.
-
-    Raises:
-        UserError: there is no model to start from, or two retain models are named.
-    """
-    if config.finetune is None:
-        raise UserError(
-            "this conf has no finetune section: its model.path is a finished target model. Add finetune={...} and set "
-            "model.path to the model that has not seen the data"
-        )
-    if config.model.name == "hub" and config.model.path is None:
-        raise UserError("finetune needs a model to start from: set model.path, or model.name=tiny or smollm2")
-    if config.evaluation.retain_model or config.evaluation.retain_records:
-        raise UserError(
-            "finetune makes the retain model itself: remove evaluation.retain_model and retain_records, or set "
-            "finetune=null and model.path to a finished target model"
-        )
-    return config.finetune
+def finetune(config: Config) -> None:
+    """Write ``output_dir/target`` and ``output_dir/retain``, without unlearning."""
+    assert config.finetune is not None
+    prepare_device(config.trainer)
+    check_extras(config)
+    benchmark = load_benchmark(config)
+    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    prepare(config, benchmark, policy, tokenizer)
+    run_dir = open_run(config.output_dir, config.resume, config.overwrite)
+    write_start(run_dir, config)
+    for kind, path in finetune_models(config, config.finetune, benchmark, run_dir).items():
+        print(f"{kind} model: {path}")
 
 
 def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, directory: Path) -> dict[str, Path]:

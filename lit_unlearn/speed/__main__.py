@@ -1,119 +1,25 @@
-"""``python -m lit_unlearn.speed [key=value ...]``: the plain recipe against ours, on this machine.
-
-``python -m lit_unlearn.speed plan=true model=llama8b`` measures nothing and says what fits on which card.
-"""
+"""``python -m lit_unlearn.speed [key=value ...]``: the plain recipe against ours, or the plan of a model's memory."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
-
-import torch
-
-from lit_unlearn.errors import UserError
-from lit_unlearn.recording.environment import environment
-from lit_unlearn.recording.outputs import write_json
-from lit_unlearn.run.console import run
-from lit_unlearn.speed.measure.decoding import belief_costs
-from lit_unlearn.speed.measure.evaluation import evaluate
-from lit_unlearn.speed.measure.flops import ceiling
-from lit_unlearn.speed.measure.memory import peak_bytes
-from lit_unlearn.speed.measure.slope import slopes
-from lit_unlearn.speed.measure.step import Turns, optimizer_seconds, step_cell
-from lit_unlearn.speed.plan.size import model_size
-from lit_unlearn.speed.plan.table import plan_json, plan_table
-from lit_unlearn.speed.settings import SpeedConfig, parse
-from lit_unlearn.speed.table import report
-from lit_unlearn.speed.workload.cells import PATHS, Spec, build
-from lit_unlearn.speed.workload.rows import count_tokens, step_rows
-from lit_unlearn.speed.workload.shapes import SHAPES, Models, random_models
-from lit_unlearn.types import Role
-
-log = logging.getLogger("lit_unlearn.speed")
+from lit_unlearn.command.arguments import Arguments
+from lit_unlearn.command.console import Command, start
+from lit_unlearn.command.typed import read_overrides, typed
+from lit_unlearn.speed.settings import SpeedConfig
 
 
-def main(argv: list[str]) -> None:
-    """Parse, measure or plan, print; numbers are written after every part, so that an interruption keeps them."""
-    config = parse(argv)
-    if config.output is not None and not Path(config.output).absolute().parent.is_dir():
-        raise UserError(f"output={config.output}: its directory does not exist")
-    results: dict[str, Any] = {"config": asdict(config), "environment": environment()}
-    if config.plan:
-        assert config.model is not None
-        size = model_size(config.model)
-        rows = step_rows(config.parts(), config.rows, size.vocab, config.seed)
-        tokens = count_tokens({role: rows[role] for role in (Role.forget, Role.retain)})
-        results["plan"] = plan_json(size, tokens, config.cards)
-        _write(config, results)
-        print(f"{config.model}, {config.rows} forget + {config.rows} retain rows a GPU, {config.lengths}: {tokens}\n")
-        print(plan_table(results["plan"]))
-        return
-    measure(config, results)
+def load(arguments: Arguments) -> SpeedConfig:
+    return typed(SpeedConfig, "", read_overrides(arguments.settings))
 
 
-def measure(config: SpeedConfig, results: dict[str, Any]) -> None:
-    device = config.torch_device()
-    precision = config.compute(device)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    flops, source = ceiling(device, precision)
-    results["machine"] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": precision,
-        "threads": torch.get_num_threads(),
-        "ceiling_tflops": flops / 1e12,
-        "ceiling": source,
-    }
-    turns, clock = Turns(config.repeats, config.warmups), "wall" if device.type == "cuda" else "cpu"
-    for name in config.shapes:
-        models = random_models(SHAPES[name], config.seed, device)
-        common = (config.rows, config.parts(), config.seed, device, precision, config.checkpointing)
-        spec = Spec(SHAPES[name], "npo", *common)
-        for objective in config.cells():
-            log.info("%s: %s", name, objective)
-            cell = _cell(config, replace(spec, objective=objective), models, turns, flops)
-            results.setdefault("cells", []).append({"shape": name} | cell)
-            _write(config, results)
-        if "bss" in config.what:
-            log.info("%s: ratios of our own objectives, and sampling beliefs", name)
-            results.setdefault("bss", {})[name] = belief_costs(spec, models, turns, config.questions)
-        if "evaluation" in config.what:
-            log.info("%s: evaluation", name)
-            results.setdefault("evaluation", {})[name] = evaluate(spec, models, turns, config.questions)
-        if "step" in config.what:
-            models.start.to("cpu")  # room for the optimizer's state  # type: ignore[arg-type]
-            cell = build(replace(spec, objective="bst_alone"), models)
-            results.setdefault("optimizer_seconds", {})[name] = optimizer_seconds(cell, turns)
-        _write(config, results)
-    if "slope" in config.what:
-        log.info("peak memory against answer tokens")
-        results["slope"] = slopes(config.seed, device, precision)
-        _write(config, results)
-    print(report(results, clock))
-
-
-def _cell(config: SpeedConfig, spec: Spec, models: Models, turns: Turns, flops: float) -> dict[str, Any]:
-    """``rmu`` in ``what`` stands for both of its measurements."""
-    all_of_it = spec.objective == "rmu" and "rmu" in config.what
-    cell: dict[str, Any] = {"objective": spec.objective}
-    try:
-        if "step" in config.what or all_of_it:
-            cell |= step_cell(build(spec, models), turns, flops)
-        if ("memory" in config.what or all_of_it) and "failed" not in cell:
-            cell["peak_bytes"] = {path: peak_bytes(spec, path, models) for path in PATHS}
-    except torch.OutOfMemoryError:
-        models.policy.zero_grad(set_to_none=True)
-        cell["failed"] = "out of memory"
-    return cell
-
-
-def _write(config: SpeedConfig, results: Mapping[str, Any]) -> None:
-    if config.output is not None:
-        write_json(Path(config.output), results)
-
+main = Command(
+    "speed",
+    load,
+    ("lit_unlearn.speed.compare:compare",),
+    usage="[key=value ...]",
+    example="plan=true model=llama8b rows=32",
+    schema=SpeedConfig,
+)
 
 if __name__ == "__main__":
-    run(main)
+    start(main)

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lit_unlearn.errors import UserError
 from lit_unlearn.models.settings import Checkpointing
-from lit_unlearn.speed.workload.cells import CELLS, Precision
-from lit_unlearn.speed.workload.rows import LENGTHS, Lengths
+from lit_unlearn.speed.workload.objectives import CELLS
 from lit_unlearn.speed.workload.shapes import SHAPES
 
+Lengths = str | tuple[int, ...]
+"""``tofu``, ``muse``, or (header, question, answer): tokens of each part, the same for every row."""
+LENGTHS = ("tofu", "muse")
+Precision = Literal["32-true", "bf16-mixed"]
 WHAT = ("step", "memory", "rmu", "bss", "evaluation", "slope")
 
 
@@ -29,7 +26,7 @@ class SpeedConfig:
     ``bss``: ratios of our own objectives, cost of sampling beliefs; ``evaluation``; ``slope``: peak against tokens."""
     shapes: list[str] = field(default_factory=lambda: ["llama43m"])
     objectives: list[str] = field(default_factory=lambda: ["npo", "bst", "grad_diff"])
-    """Names in ``cells.CELLS``, which says what each is."""
+    """Names in ``workload.objectives.CELLS``, which says what each is."""
     rows: int = 8
     """Forget rows of a step, and as many retain rows."""
     lengths: Any = "tofu"
@@ -52,7 +49,7 @@ class SpeedConfig:
     plan: bool = False
     """Instead of measuring: what ``model`` takes in memory, on 1 to 8 GPUs, and which of the ``cards`` hold it."""
     model: str | None = None
-    """A name in ``shapes.SHAPES``, or a directory or Hub id whose config.json is on this machine."""
+    """A name in ``workload.shapes.SHAPES``, or a directory or Hub id whose config.json is on this machine."""
     cards: list[int] = field(default_factory=lambda: [24, 48, 80, 141])
     """Memory of the cards in question, in GB as their makers name them."""
     debug: bool = False
@@ -91,36 +88,6 @@ class SpeedConfig:
                 "at least one token of prompt and one of answer"
             )
         return tuple(parts)
-
-    def torch_device(self) -> torch.device:
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("device=cuda, but torch finds no CUDA device; set device=cpu or auto")
-        return torch.device("cuda", 0) if self.device != "cpu" and torch.cuda.is_available() else torch.device("cpu")
-
-    def compute(self, device: torch.device) -> Precision:
-        if self.precision == "auto":
-            return "bf16-mixed" if device.type == "cuda" else "32-true"
-        return self.precision
-
-
-def parse(argv: list[str]) -> SpeedConfig:
-    """Raises UserError for an unknown key, name or value."""
-    for argument in argv:
-        key, sign, _ = argument.partition("=")
-        if not sign or not key or key.startswith("-"):
-            raise UserError(f"cannot read {argument!r}: arguments are key=value, e.g. objectives=[npo,bst]")
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SpeedConfig), OmegaConf.from_dotlist(argv)))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        first = str(error).splitlines()[0]
-        raise UserError(f"{key}: {first}" if key else first) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"an argument is not valid YAML: {' '.join(str(error).split())}") from error
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from error
-    assert isinstance(config, SpeedConfig)
-    return config
 
 
 def _known(key: str, names: Sequence[str], table: Sequence[str] | dict[str, Any]) -> None:

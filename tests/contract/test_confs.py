@@ -6,11 +6,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from lit_unlearn.config.files import conf_names, find_conf
-from lit_unlearn.config.schema import build_terms, load
+from lit_unlearn.config.terms import build_terms
 from lit_unlearn.errors import UserError
 from lit_unlearn.reference.plan import plan_reference
-from lit_unlearn.run.assembly import build_schedules, load_benchmark
+from lit_unlearn.run.prepare import build_schedules, load_benchmark
 from lit_unlearn.types import union_of_needs
+from tests.configs import load
 
 DIRECTORY = Path(__file__).parents[2] / "conf"
 CONFS = sorted(DIRECTORY.rglob("*.yaml"))

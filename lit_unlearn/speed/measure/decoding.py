@@ -13,8 +13,8 @@ from lit_unlearn.generation.generate import Prompt, Sampling, generate
 from lit_unlearn.speed.measure.step import Turns
 from lit_unlearn.speed.measure.timing import interleave, measure, ratio, seconds
 from lit_unlearn.speed.workload.cells import Cell, Spec, autocast, build
+from lit_unlearn.speed.workload.models import Models
 from lit_unlearn.speed.workload.rows import question_rows
-from lit_unlearn.speed.workload.shapes import Models
 
 BELIEF_TOKENS = 45
 """Mean length of a belief on TOFU. A random model never stops, so every sample has exactly these."""

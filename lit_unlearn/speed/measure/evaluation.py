@@ -17,8 +17,8 @@ from lit_unlearn.speed.measure.step import Turns
 from lit_unlearn.speed.measure.timing import interleave, ratio, seconds
 from lit_unlearn.speed.workload import plain
 from lit_unlearn.speed.workload.cells import Spec, autocast
+from lit_unlearn.speed.workload.models import Models
 from lit_unlearn.speed.workload.rows import count_tokens, question_rows
-from lit_unlearn.speed.workload.shapes import Models
 from lit_unlearn.types import IGNORE_INDEX, Role
 
 NUM_ANSWERS = 7

@@ -14,7 +14,8 @@ from pathlib import Path as File
 import torch
 
 from lit_unlearn.speed.workload.cells import Cell, Path, Spec, build
-from lit_unlearn.speed.workload.shapes import SHAPES, Models, random_models
+from lit_unlearn.speed.workload.models import Models, random_models
+from lit_unlearn.speed.workload.shapes import SHAPES
 
 NUM_STEPS = 2
 """The second meets memory that the first has freed, as every later one does."""

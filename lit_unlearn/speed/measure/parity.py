@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lit_unlearn.speed.workload.cells import Cell, Path, Precision
+from lit_unlearn.speed.settings import Precision
+from lit_unlearn.speed.workload.cells import Cell, Path
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lit_unlearn.speed.measure.memory import peak_bytes
-from lit_unlearn.speed.workload.cells import PATHS, Precision, Spec
+from lit_unlearn.speed.settings import Precision
+from lit_unlearn.speed.workload.cells import PATHS, Spec
 from lit_unlearn.speed.workload.shapes import Shape
 
 NUM_TOKENS = (512, 1024, 2048)

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.speed.plan.presets import PRESETS, Preset, share
+from lit_unlearn.speed.workload.models import llama_config
 from lit_unlearn.speed.workload.rows import Tokens
 from lit_unlearn.speed.workload.shapes import SHAPES
 
@@ -57,7 +58,7 @@ class ModelSize:
 
 def model_size(name: str) -> ModelSize:
     """Counted on the meta device: no weights are read or made."""
-    config = SHAPES[name].config() if name in SHAPES else _local_config(name)
+    config = llama_config(SHAPES[name]) if name in SHAPES else _local_config(name)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     of_blocks = [(n, p) for n, p in model.named_parameters() if ".layers." in n]

@@ -5,50 +5,28 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lit_unlearn.config.schema import terms_from
+from lit_unlearn.config.terms import terms_from
 from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import StatesByRole
 from lit_unlearn.models.settings import Checkpointing
 from lit_unlearn.reference.plan import plan_reference
+from lit_unlearn.speed.settings import Lengths, Precision
 from lit_unlearn.speed.workload import ours, plain
-from lit_unlearn.speed.workload.rows import Lengths, Tokens, count_tokens, step_rows
-from lit_unlearn.speed.workload.shapes import Models, Shape
+from lit_unlearn.speed.workload.models import Models
+from lit_unlearn.speed.workload.objectives import CELLS
+from lit_unlearn.speed.workload.rows import Tokens, count_tokens, step_rows
+from lit_unlearn.speed.workload.shapes import Shape
 from lit_unlearn.types import LOGPS, Batch, Terms, union_of_needs
 
 Path = Literal["plain", "ours"]
 PATHS: tuple[Path, Path] = ("plain", "ours")
-Precision = Literal["32-true", "bf16-mixed"]
-
-_RETAIN = {"objective": {"name": "nll"}}
-CELLS: dict[str, Mapping[str, Any]] = {
-    "grad_ascent": {"forget": {"objective": {"name": "grad_ascent"}}},
-    "npo_alone": {"forget": {"objective": {"name": "npo"}}},
-    "bst_alone": {"forget": {"objective": {"name": "bst"}}},
-    "grad_diff": {"forget": {"objective": {"name": "grad_ascent"}}, "retain": _RETAIN},
-    "npo": {"forget": {"objective": {"name": "npo"}}, "retain": _RETAIN},
-    "simnpo": {"forget": {"objective": {"name": "simnpo"}}, "retain": _RETAIN},
-    "wga": {"forget": {"objective": {"name": "wga"}}, "retain": _RETAIN},
-    "tnpo": {"forget": {"objective": {"name": "tnpo", "epsilon": 0.0}}, "retain": _RETAIN},
-    "bst": {"forget": {"objective": {"name": "bst"}}, "retain": _RETAIN},
-    "kl": {"forget": {"objective": {"name": "grad_ascent"}}, "retain": {"objective": {"name": "kl"}}},
-    "rmu": {"forget": {"objective": {"name": "rmu"}}, "retain": {"objective": {"name": "hidden_match"}}},
-    "bss": {
-        "forget": {"weight": 0.5, "objective": {"name": "npo"}},
-        "belief": {"weight": 0.5, "objective": {"name": "npo", "role": "belief"}},
-        "retain": _RETAIN,
-    },
-}
-"""``objectives=[...]`` takes these names. ``grad_ascent`` and those ``alone`` have no retain term; ``kl`` is gradient
-ascent with a KL retain term on the answers; ``bss`` is NPO on the forget rows and on one belief a prompt; the others
-are the named loss on the forget rows and NLL on the retain rows (RMU: its own retain term). TNPO's epsilon is 0, or a
-random model, to which every token is unlikely, would have no forget loss at all."""
 
 
 @dataclass(frozen=True, slots=True)

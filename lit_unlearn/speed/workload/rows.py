@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_unlearn.data.tokenize import Encoded
+from lit_unlearn.speed.settings import Lengths
 from lit_unlearn.types import Role
 
-Lengths = str | tuple[int, ...]
-"""``tofu``, ``muse``, or (header, question, answer): tokens of each part, the same for every row."""
-LENGTHS = ("tofu", "muse")
 TOFU_HEADER = 38
 """System prompt, date and user tag of Llama-3's chat template, the same in every row."""
 MUSE_LENGTH = 2048

@@ -14,13 +14,14 @@ from lit_unlearn.callbacks.schedules.anneal import Anneal
 from lit_unlearn.callbacks.schedules.dual_weight import DualWeight
 from lit_unlearn.callbacks.schedules.gradient_rectification import GradientRectification
 from lit_unlearn.callbacks.schedules.retain_selection import RetainSelection
-from lit_unlearn.config.schema import Config, TermConfig, build_terms
+from lit_unlearn.config.schema import Config, TermConfig
+from lit_unlearn.config.terms import build_terms
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.run.assembly import build_schedules
+from lit_unlearn.run.prepare import build_schedules
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 from lit_unlearn.types import Role, Term

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_unlearn.config.schema import build_terms, load
+from lit_unlearn.config.checks import check_finetune
+from lit_unlearn.config.terms import build_terms
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import BST, NPO
-from lit_unlearn.run.target import check_finetune
 from lit_unlearn.training.settings import TrainerConfig
 from lit_unlearn.training.trainer import prepare_device
 from lit_unlearn.types import Role
+from tests.configs import load
 
 QUICK = "conf=quickstart"
 
@@ -22,12 +23,12 @@ QUICK = "conf=quickstart"
         ([], r"conf=NAME is missing; choose one of .*quickstart"),
         (["conf=nope"], r"conf=nope is unknown; choose one of .*quickstart"),
         (["conf=there/is/none.yaml"], r"conf=there/is/none\.yaml: no such file"),
-        (["quickstart"], r"cannot read 'quickstart': arguments are conf=NAME and key=value"),
+        (["quickstart"], r"cannot read 'quickstart': arguments are key=value, e\.g\. conf=NAME"),
         ([QUICK, "--epochs=3"], r"cannot read '--epochs=3'"),
         ([QUICK, "optim.lrr=1"], r"optim\.lrr: Key 'lrr' not in 'OptimConfig'"),
         ([QUICK, "terms.forget.wieght=1"], r"terms\.forget\.wieght: .*Did you mean: 'weight'"),
         ([QUICK, "terms.forget.objective.name=nppo"], r"objective\.name='nppo' is unknown; choose one of bst, .*npo"),
-        ([QUICK, "terms.forget.objective.mix=high"], r"terms\.forget\.objective \(bst\): Value 'high'"),
+        ([QUICK, "terms.forget.objective.mix=high"], r"terms\.forget\.objective \(bst\): mix: Value 'high'"),
         ([QUICK, "terms.forget.objective.mix=2"], r"terms\.forget\.objective \(bst\): mix=2\.0 must lie in \[0, 1\]"),
         ([QUICK, "terms.forget.objective.role=retian"], r"Invalid value 'retian', expected one of \[forget"),
         ([QUICK, "terms.forget.objective.name=os:path"], r"os:path must be a dataclass"),

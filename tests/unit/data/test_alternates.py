@@ -7,12 +7,12 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-from lit_unlearn.alternates.__main__ import _number
+from lit_unlearn.alternates.__main__ import main
 from lit_unlearn.benchmarks.authors import Authors
 from lit_unlearn.benchmarks.base import Example
 from lit_unlearn.benchmarks.tofu import Tofu
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
-from lit_unlearn.config.schema import load
+from lit_unlearn.command.arguments import parse
 from lit_unlearn.data.alternates import REFUSALS, Pairing, alternates_of, new_answers, read_alternates, refusals_of
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
@@ -23,6 +23,7 @@ from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, Term
+from tests.configs import load
 
 FORGET = [Example(id, f"question {id}?", f"answer {id}") for id in range(40)]
 
@@ -168,7 +169,7 @@ def test_only_new_answers_are_kept_and_the_others_counted():
     assert dropped == {"empty": 2, "repeated": 1, "true answer": 1}
 
 
-@pytest.mark.parametrize("written", ["0", "-1", "five", "2.5", ""])
+@pytest.mark.parametrize("written", ["0", "-1", "five", "2.5"])
 def test_a_wrong_number_is_refused(written: str):
-    with pytest.raises(UserError, match=f"num={written}: must be a whole number"):
-        _number([f"num={written}"])
+    with pytest.raises(UserError, match=rf"num(={written} must be at least 1|: Value '{written}')"):
+        main.load(parse(["conf=quickstart", f"num={written}"]))

@@ -9,13 +9,13 @@ import torch
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_unlearn.config.schema import load
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.generation.generate import Prompt, generate
 from lit_unlearn.models.blocks import checkpoint_blocks, compile_blocks
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.types import LOGPS, Role, Term
+from tests.configs import load
 
 TERMS = {"forget": Term(1.0, OBJECTIVES["grad_ascent"]()), "retain": Term(1.0, OBJECTIVES["nll"]())}
 NUM_GRAPHS = 4

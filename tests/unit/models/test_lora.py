@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from lit_unlearn.config.schema import load
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
@@ -19,6 +18,7 @@ from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import LOGPS, Role, Term
+from tests.configs import load
 
 TERMS = {"retain": Term(1.0, OBJECTIVES["nll"]())}
 

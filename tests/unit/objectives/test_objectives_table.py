@@ -7,9 +7,9 @@ from dataclasses import fields
 import pytest
 
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.objectives.__main__ import WIDTH, entry, table
 from lit_unlearn.objectives.bst import BST
 from lit_unlearn.objectives.rmu import RMU
+from lit_unlearn.objectives.table import WIDTH, entry, table
 
 
 def test_it_prints():

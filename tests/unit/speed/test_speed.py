@@ -11,9 +11,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaForCausalLM
 
+from lit_unlearn.command.arguments import parse
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import WGA
+from lit_unlearn.speed.__main__ import load
 from lit_unlearn.speed.measure.decoding import belief_costs
 from lit_unlearn.speed.measure.evaluation import evaluate
 from lit_unlearn.speed.measure.flops import useful_flops
@@ -23,11 +25,12 @@ from lit_unlearn.speed.measure.step import Turns, optimizer_seconds, step_cell
 from lit_unlearn.speed.measure.timing import Sample, interleave, ratio
 from lit_unlearn.speed.plan.presets import PRESETS
 from lit_unlearn.speed.plan.size import GIB, full_parts, lora_parts, model_size, smallest_card
-from lit_unlearn.speed.settings import parse
 from lit_unlearn.speed.workload import ours, plain
-from lit_unlearn.speed.workload.cells import CELLS, Spec, build
+from lit_unlearn.speed.workload.cells import Spec, build
+from lit_unlearn.speed.workload.models import llama_config, random_models
+from lit_unlearn.speed.workload.objectives import CELLS
 from lit_unlearn.speed.workload.rows import Tokens, count_tokens, question_rows, step_rows
-from lit_unlearn.speed.workload.shapes import SHAPES, Shape, random_models
+from lit_unlearn.speed.workload.shapes import SHAPES, Shape
 from lit_unlearn.training.optim import adamw
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role
@@ -166,7 +169,7 @@ def test_rows_of_a_step():
 def test_useful_flops_are_what_torch_counts():
     """One row, all of it labelled but the first token: nothing is shared or padded."""
     shape = Shape(3, 32, 64, 4, 2, 160, False)
-    config = shape.config()
+    config = llama_config(shape)
     config._attn_implementation = "eager"
     rows = {Role.forget: [Encoded(0, (2,), tuple(range(3, 14)))]}
     tokens, terms = count_tokens(rows), replace(SPEC, objective="grad_ascent").terms
@@ -280,7 +283,7 @@ def test_activations_are_those_that_autograd_keeps(cast):
 
     def kept(layers: int) -> tuple[int, int]:
         """(activation bytes, bytes of weights' bf16 copies)."""
-        model = LlamaForCausalLM(Shape(layers, 128, 448, 8, 2, 160, False).config())
+        model = LlamaForCausalLM(llama_config(Shape(layers, 128, 448, 8, 2, 160, False)))
         model = model if cast else model.bfloat16()
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         matrices = {s for p in model.parameters() if p.dim() == 2 for s in (p.shape, p.T.shape)}
@@ -335,13 +338,13 @@ def test_smallest_card():
 )
 def test_wrong_arguments_are_named(arguments, named):
     with pytest.raises(UserError, match=named):
-        parse(arguments)
+        load(parse(arguments))
 
 
 def test_a_model_without_config_is_refused(tmp_path):
     with pytest.raises(UserError, match="the directory holds no"):
         model_size(str(tmp_path))
-    SHAPES["tiny"].config().save_pretrained(tmp_path)
+    llama_config(SHAPES["tiny"]).save_pretrained(tmp_path)
     assert model_size(str(tmp_path)) == model_size("tiny")
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from lit_unlearn.config.schema import load
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.scoring import ScoringEngine
@@ -23,6 +22,7 @@ from lit_unlearn.training.optimizers import AdamWInBackward, check_installed, ho
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 from lit_unlearn.training.trainer import build_trainer
 from lit_unlearn.types import LOGPS, Role, Term
+from tests.configs import load
 
 TERMS = {"forget": Term(1.0, OBJECTIVES["grad_ascent"]()), "retain": Term(1.0, OBJECTIVES["nll"]())}
 QUICK = "conf=quickstart"

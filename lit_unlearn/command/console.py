@@ -1,0 +1,120 @@
+"""Entry points: what is told of them, when the heavy modules come, and what the terminal shows of an error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib import import_module
+from typing import Any
+
+from lit_unlearn.command.arguments import Arguments, parse
+from lit_unlearn.command.fields import Families, explain
+from lit_unlearn.errors import UserError
+
+COMMANDS = {
+    "train": "unlearn: evaluate, train, evaluate, save",
+    "finetune": "only make the target model (full set) and the retain model (retain set)",
+    "evaluate": "put the benchmark's questions to a saved model",
+    "alternates": "alternate answers to the forget questions, told by the original model (AltPO)",
+    "objectives": "the objectives: what each needs, its fields, defaults and paper",
+    "speed": "time and memory of a step, the field's plain recipe against ours; plan=true: what fits on which card",
+}
+"""What ``python -m lit_unlearn`` lists."""
+_CHATTER = (
+    r".*does not have many workers.*",
+    r".*module\(s\) in eval mode.*",  # the frozen reference is meant to be
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*LeafSpec.*",
+    r".*TreeSpec.*",
+    r".*barrier\(\): using the device under current context.*",
+)
+_QUIET = ("lightning.pytorch", "lightning.fabric", "DeepSpeed", "torchao", "torch.utils._pytree")
+
+
+@dataclass(frozen=True)
+class Command:
+    """``python -m lit_unlearn.NAME``."""
+
+    name: str
+    """In ``COMMANDS``."""
+    load: Callable[[Arguments], Any]
+    """Reads the command line; imports no torch, so that a wrong key is answered at once."""
+    stages: tuple[str, ...]
+    """``package.module:function``, called with what ``load`` read, one after the other; the module of a stage is
+    imported when the stage before has passed, since the heavy ones take seconds."""
+    usage: str = "conf=NAME [key=value ...]"
+    example: str = ""
+    schema: type | None = None
+    """Dataclass of its settings, for ``SECTION=?``; None: it has none."""
+    families: Families = field(default_factory=dict)
+    words: bool = False
+    """It takes a verb or paths."""
+    listing: Callable[[], Mapping[str, str]] = dict
+    """Further lines of ``--help``."""
+
+    def __call__(self, argv: list[str]) -> None:
+        """Raises UserError for whatever the user can mend."""
+        arguments = parse(argv, self.words)
+        if arguments.help:
+            print(self.help())
+            return
+        if arguments.asked:
+            if self.schema is None:
+                raise UserError(f"{arguments.asked[0]}=?: {self.name} has no settings")
+            print("\n\n".join(explain(self.schema, key, self.families) for key in arguments.asked))
+            return
+        read = self.load(arguments)
+        for stage in self.stages:
+            module, _, function = stage.partition(":")
+            getattr(import_module(module), function)(read)
+
+    def help(self) -> str:
+        """What it does, how arguments are written, an example."""
+        lines = {"conf=NAME": "a file of ./conf or of the package, or conf=PATH of any YAML file"}
+        lines = lines if "conf=" in self.usage else {}
+        if self.schema is not None:
+            sections = ", ".join(field.name for field in fields(self.schema))
+            lines |= {
+                "key=value": "any setting, e.g. " + (self.example.split() or ["seed=1"])[-1] + "; null switches off",
+                "SECTION=?": "prints a section's settings with type, default and meaning",
+                "settings": sections,
+            }
+        lines |= self.listing()
+        width = max(map(len, lines), default=0)
+        told = [f"  {key:<{width}}  {text}" for key, text in lines.items()]
+        call = f"python -m lit_unlearn.{self.name}"
+        example = [f"\nexample:\n  {call} {self.example}"] if self.example else []
+        return "\n".join([f"{call} {self.usage}\n\n{COMMANDS[self.name]}\n", *told, *example]).rstrip()
+
+
+def start(command: Callable[[list[str]], None]) -> None:
+    """Run an entry point: user errors end with one line and exit code 2; ``debug=true`` shows the traceback."""
+    argv = sys.argv[1:]
+    hush()
+    try:
+        command(argv)
+    except UserError as error:
+        if "debug=true" in map(str.lower, argv):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        print("\ninterrupted: what was written is whole; resume=true goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def hush() -> None:
+    """Of the libraries' chatter, what nobody can act on; before they are imported."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("lit_unlearn").setLevel(logging.INFO)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also transformers' own bars, as of "Writing shards"
+    for message in _CHATTER:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,43 @@
+"""Written settings in, typed objects out: dataclasses are the schema, a fault is one line with its full key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lit_unlearn.errors import UserError
+
+T = TypeVar("T")
+
+
+def read_overrides(settings: Mapping[str, str]) -> dict[str, Any]:
+    """``{"optim.lr": "2e-5"}`` as nested values; each value is YAML.
+
+    Raises:
+        UserError: a value is no YAML.
+    """
+    try:
+        read = OmegaConf.from_dotlist([f"{key}={value}" for key, value in settings.items()])
+        return cast(dict[str, Any], OmegaConf.to_container(read))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"an override is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def typed(kind: type[T], where: str, *layers: Mapping[str, Any]) -> T:
+    """``kind`` filled from the layers, later ones winning.
+
+    Raises:
+        UserError: a key, type or value that ``kind`` does not take; begins with ``where``.
+    """
+    try:
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers)))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None)
+        parts = [where, str(key) if key else "", str(error).splitlines()[0]]
+    except (ValueError, TypeError) as error:  # a field's own check in __post_init__
+        parts = [where, str(error)]
+    raise UserError(": ".join(part for part in parts if part))

@@ -1,0 +1,83 @@
+"""What spans several owners of the configuration, checked before a model or a row is read."""
+
+from __future__ import annotations
+
+from lit_unlearn.benchmarks import BENCHMARKS
+from lit_unlearn.config.build import build
+from lit_unlearn.config.schema import Config
+from lit_unlearn.config.terms import build_terms
+from lit_unlearn.errors import UserError
+from lit_unlearn.training.settings import OptimConfig
+from lit_unlearn.types import Role, union_of_needs
+
+_FORGET_PROMPTS = (Role.forget, Role.belief, Role.alternate)
+"""Roles whose rows answer the forget questions."""
+
+
+def check(config: Config) -> None:
+    """Raises UserError for terms that cannot be built, and for settings that do not go together."""
+    build(config.data.benchmark, BENCHMARKS, "data.benchmark")
+    terms = build_terms(config)
+    if not terms:
+        raise UserError("terms is empty: name at least one, e.g. terms.forget.objective.name=npo")
+    if not any(role in term.objective.needs.policy for term in terms.values() for role in _FORGET_PROMPTS):
+        raise UserError("no term reads the forget rows, so nothing would be forgotten; add one, or use finetune")
+    if config.data.alternates != "refusals" and Role.alternate not in union_of_needs(terms).policy:
+        raise UserError("data.alternates is set, but no term has role: alternate; remove it or add such a term")
+    sizes = [config.data.batch_size] + ([config.finetune.batch_size] if config.finetune else [])
+    if min(sizes) < config.trainer.devices:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices} cannot share a batch of {min(sizes)} rows; raise "
+            "data.batch_size and finetune.batch_size, or use fewer devices"
+        )
+    if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
+        raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
+    if config.model.lora is not None and config.optim.trainable is not None:
+        raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
+    _check_optimizer("optim", config.optim, config)
+    if config.finetune is not None:
+        check_finetune(config)
+        _check_optimizer("finetune.optim", config.finetune.optim, config)
+
+
+def check_finetune(config: Config) -> None:
+    """Raises UserError where there is no model to start from, or two retain models are named."""
+    if config.finetune is None:
+        raise UserError(
+            "this conf has no finetune section: its model.path is a finished target model. Add finetune={...} and set "
+            "model.path to the model that has not seen the data"
+        )
+    if config.model.name == "hub" and config.model.path is None:
+        raise UserError("finetune needs a model to start from: set model.path, or model.name=tiny or smollm2")
+    if config.evaluation.retain_model or config.evaluation.retain_records:
+        raise UserError(
+            "finetune makes the retain model itself: remove evaluation.retain_model and retain_records, or set "
+            "finetune=null and model.path to a finished target model"
+        )
+
+
+def check_evaluation(config: Config) -> None:
+    """Raises UserError where there is no model to evaluate."""
+    if config.resume:
+        raise UserError("resume=true has no meaning for evaluate; start again with overwrite=true")
+    check_model_path(config)
+
+
+def check_model_path(config: Config) -> None:
+    if config.model.path is None:
+        raise UserError("model.path is not set: give the directory or the Hub id of the original model")
+
+
+def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:
+    """What some optimizers ask of the trainer, the schedules and the model."""
+    trainer, chosen = config.trainer, f"{where}.name={optim.name}"
+    if optim.name == "adamw_8bit" and trainer.precision != "bf16-mixed":
+        raise UserError(f"{chosen} holds bf16 weights: set trainer.precision=bf16-mixed, or another {where}.name")
+    if optim.name != "adamw_in_backward":
+        return
+    if trainer.gradient_clip is not None:
+        raise UserError(f"{chosen} never sees the whole gradient: set trainer.gradient_clip=null")
+    if trainer.devices != 1:
+        raise UserError(f"{chosen} moves weights before ranks could meet: set trainer.devices=1, or {where}.name=adamw")
+    if where == "optim" and "gradient_rectification" in config.schedules:
+        raise UserError(f"{chosen} keeps no gradient for schedules.gradient_rectification: set {where}.name=adamw")

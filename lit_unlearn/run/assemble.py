@@ -1,0 +1,83 @@
+"""Puts together what a fit needs: module, data, callbacks, loggers."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+from transformers import PreTrainedModel
+
+from lit_unlearn.callbacks.belief_sampler import BeliefSampler
+from lit_unlearn.callbacks.evaluation import Evaluation
+from lit_unlearn.callbacks.reference_cache import ReferenceCache
+from lit_unlearn.callbacks.settings import BeliefConfig
+from lit_unlearn.callbacks.squeeze_probe import SqueezeProbe
+from lit_unlearn.callbacks.throughput import Throughput
+from lit_unlearn.config.schema import Config
+from lit_unlearn.data.beliefs import BeliefStore
+from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.models.load import load_pretrained
+from lit_unlearn.models.lora import add_adapters
+from lit_unlearn.recording.history import History, wandb_logger
+from lit_unlearn.run.prepare import Study
+from lit_unlearn.training.module import UnlearnModule
+from lit_unlearn.training.optim import freeze_others
+from lit_unlearn.training.optimizers import hold_weights
+from lit_unlearn.types import Role, union_of_needs
+
+log = logging.getLogger(__name__)
+_SHAPES = 256
+"""Packed tokens are filled up to multiples of this under ``model.compile``."""
+
+
+def assemble(
+    study: Study, policy: PreTrainedModel, retain_model: str | None, run_dir: Path
+) -> tuple[UnlearnModule, UnlearnData, Sequence[L.Callback], Evaluation]:
+    """Everything a fit needs; callbacks in the order in which they meet the untouched policy."""
+    config, rows, stops = study.config, study.rows, study.stops
+    store = None
+    beliefs = config.beliefs or BeliefConfig()
+    if Role.belief in union_of_needs(study.terms).policy:
+        store = BeliefStore(beliefs.per_step, config.seed)
+    data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
+    hold_weights(policy, config.optim.name)
+    reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
+    if config.model.lora is not None:
+        add_adapters(policy, config.model.lora)
+    freeze_others(policy, config.optim.trainable)
+    engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
+    if not engine.packs:
+        kind = type(policy).__name__
+        log.warning("%s with model.attention=%s cannot run packed rows: they are padded", kind, config.model.attention)
+    module = UnlearnModule(engine, study.terms, config.optim, reference)
+
+    load_retain_model = retain_model_loader(config, retain_model)
+    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, load_retain_model)
+    callbacks: list[L.Callback] = [Throughput(), evaluation]
+    if study.plan.stored:
+        directory = Path(config.model.reference_cache or run_dir / "reference")
+        callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
+    if config.squeeze is not None:
+        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stops, config.seed))
+    if store is not None:
+        callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed))
+    return module, data, [*callbacks, *study.schedules], evaluation
+
+
+def retain_model_loader(config: Config, path: str | None):
+    """A function that loads the retain model's engine, or None where none is named."""
+    if path is None:
+        return None
+    return lambda: ScoringEngine(load_pretrained(path, config.model)[0], config.model.logits_mib)
+
+
+def build_loggers(config: Config, run_dir: Path) -> list[Logger]:
+    history = History(run_dir)
+    online = wandb_logger(run_dir, config.logging.project, run_dir.name, config.logging.mode, asdict(config))
+    return [history] if online is None else [history, online]

@@ -1,0 +1,127 @@
+"""What a run reads before it starts: everything that can be wrong is told before the first file is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lit_unlearn.benchmarks import BENCHMARKS
+from lit_unlearn.benchmarks.base import Benchmark
+from lit_unlearn.callbacks.schedules import SCHEDULES
+from lit_unlearn.callbacks.schedules.schedule import Schedule
+from lit_unlearn.config.build import build
+from lit_unlearn.config.schema import Config
+from lit_unlearn.config.terms import build_terms
+from lit_unlearn.data.alternates import Pairing, alternates_of
+from lit_unlearn.data.tokenize import Encoded, Encoder
+from lit_unlearn.errors import UserError
+from lit_unlearn.evaluation.collect import Asking
+from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.evaluation.metrics import METRICS
+from lit_unlearn.evaluation.records import read_records
+from lit_unlearn.models.load import check_path, stop_ids
+from lit_unlearn.models.lora import check_lora_installed
+from lit_unlearn.reference.plan import ReferencePlan, plan_reference
+from lit_unlearn.training.optim import freeze_others
+from lit_unlearn.training.optimizers import check_installed
+from lit_unlearn.types import Role, Terms, union_of_needs
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that is known before a model is trained or a file written."""
+
+    config: Config
+    terms: Terms
+    plan: ReferencePlan
+    rows: dict[Role, list[Encoded]]
+    evaluator: Evaluator
+    stops: list[int]
+    schedules: list[Schedule]
+    pairing: Pairing | None = None
+    """Of the alternate rows with the forget rows, where a term reads them."""
+
+
+def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Study:
+    """Read and tokenize every split and probe the run will need.
+
+    Raises:
+        UserError: a fault in the data, or terms that do not go with the config.
+    """
+    terms = build_terms(config)
+    schedules = build_schedules(config, terms)
+    needs = union_of_needs(terms)
+    plan = plan_reference(needs, config.model.reference, config.model.lora is not None)
+    encoder = build_encoder(config, tokenizer)
+    answers = {Role.belief, Role.alternate} & set(needs.policy)  # to the forget rows' questions
+    reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
+    rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
+    smallest = min(map(len, rows.values()))
+    if smallest < config.trainer.devices:
+        raise UserError(f"a split has {smallest} rows, too few for trainer.devices={config.trainer.devices}")
+    pairing = None
+    if Role.alternate in answers:
+        forget = benchmark.train_split(Role.forget)
+        alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
+        rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
+    freeze_others(policy, config.optim.trainable)  # a faulty pattern is told before anything is written
+    stops = stop_ids(policy, tokenizer)
+    evaluator = build_evaluator(config, benchmark, encoder, stops)
+    return Study(config, terms, plan, rows, evaluator, stops, schedules, pairing)
+
+
+def check_extras(config: Config) -> None:
+    """Raises UserError for a package or a device that the optimizers or the adapters need, before a model is read."""
+    for optim in [config.optim] + ([config.finetune.optim] if config.finetune else []):
+        check_installed(optim.name, config.trainer.accelerator)
+    if config.model.lora is not None:
+        check_lora_installed()
+
+
+def load_benchmark(config: Config) -> Benchmark:
+    return build(config.data.benchmark, BENCHMARKS, "data.benchmark")
+
+
+def corpus(benchmark: Benchmark) -> list[str]:
+    """The text a tiny model's tokenizer is trained on."""
+    return [text for row in benchmark.finetune_split("target") for text in (row.prompt, row.response)]
+
+
+def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    return Encoder(tokenizer, config.data.max_length, config.data.prompt)
+
+
+def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, stops: Sequence[int]) -> Evaluator:
+    chosen = {name: {} for name in benchmark.metrics} | config.evaluation.metrics
+    metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
+    asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size)
+    evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
+    if config.evaluation.retain_records is not None:
+        evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))
+    if config.evaluation.retain_model is not None:
+        check_path(config.evaluation.retain_model, config.model.trust_remote_code)
+    return evaluator
+
+
+def build_schedules(config: Config, terms: Terms) -> list[Schedule]:
+    """The callbacks behind ``config.schedules``.
+
+    Raises:
+        UserError: one names a term or role this run does not have, would do nothing, or moves what another moves.
+    """
+    schedules: dict[str, Schedule] = {}
+    for name, fields in config.schedules.items():
+        schedule = build({"name": name, **fields}, SCHEDULES, f"schedules.{name}")
+        if not isinstance(schedule, Schedule):
+            raise UserError(f"schedules.{name} must be a lit_unlearn.callbacks.schedules.schedule.Schedule")
+        try:
+            schedule.check(terms, config.trainer.max_epochs)
+        except ValueError as error:
+            raise UserError(f"schedules.{name}: {error}") from error
+        if schedule.moves in schedules:
+            raise UserError(f"schedules.{name}: another schedule already moves {schedule.moves}; keep one of them")
+        schedules[schedule.moves] = schedule
+    return list(schedules.values())
