@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -85,7 +86,10 @@ class Command:
             }
         lines |= self.listing()
         width = max(map(len, lines), default=0)
-        told = [f"  {key:<{width}}  {text}" for key, text in lines.items()]
+        told = [
+            textwrap.fill(text, 110, initial_indent=f"  {key:<{width}}  ", subsequent_indent=" " * (width + 4))
+            for key, text in lines.items()
+        ]
         call = f"python -m lit_unlearn.{self.name}"
         example = [f"\nexample:\n  {call} {self.example}"] if self.example else []
         return "\n".join([f"{call} {self.usage}\n\n{COMMANDS[self.name]}\n", *told, *example]).rstrip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import shutil
 import textwrap
 import types
@@ -38,7 +39,7 @@ def _walk(hint: Any, parts: list[str], path: list[str], families: Families) -> s
     if get_origin(hint) is dict:  # of things with names of the user's own
         return _walk(kind, parts[1:], [*path, parts[0] if parts else "NAME"], families)
     if not parts:
-        return section(kind, ".".join(path))
+        return section(kind, ".".join(path), ".".join([*path, ""]))
     known, hints = {field.name: field for field in fields(kind)}, get_type_hints(kind)
     if parts[0] not in known:
         where = f"{'.'.join(path)} has no setting" if path else "there is no section"
@@ -49,11 +50,12 @@ def _walk(hint: Any, parts: list[str], path: list[str], families: Families) -> s
     return "\n".join(_entry(kind, known[parts[0]], ".".join(here)))
 
 
-def section(kind: type, prefix: str) -> str:
-    """Every field of a dataclass, under what the dataclass is."""
-    lines = [f"{prefix}: {_paragraph(inspect.getdoc(kind) or '')}", ""]
+def section(kind: type, title: str, prefix: str = "") -> str:
+    """Every field of a dataclass, ``prefix`` before its name, under what the dataclass is."""
+    about = re.split(r"\n\s*(?:Raises|Args):", inspect.getdoc(kind) or "")[0]
+    lines = [f"{title}: {_paragraph(about)}", ""]
     for field in fields(kind):
-        lines += _entry(kind, field, f"{prefix}.{field.name}")
+        lines += _entry(kind, field, f"{prefix}{field.name}")
     return "\n".join(lines)
 
 

@@ -58,6 +58,7 @@ class Config:
     output_dir: str = "???"
     """Run directory; runs/<conf name> unless set."""
     seed: int = 0
+    """Of weights, order of rows, samples."""
     resume: bool = False
     """Go on in ``output_dir``: from its last checkpoint, with the models it has finetuned and the records it has."""
     overwrite: bool = False
