@@ -22,6 +22,8 @@ def check(config: Config) -> None:
         raise UserError("terms is empty: name at least one, e.g. terms.forget.objective.name=npo")
     if not any(role in term.objective.needs.policy for term in terms.values() for role in _FORGET_PROMPTS):
         raise UserError("no term reads the forget rows, so nothing would be forgotten; add one, or use finetune")
+    if not any(term.weight for term in terms.values()):
+        raise UserError("the weight of every term is 0, so nothing would be learnt; give one a weight, e.g. 1.0")
     if config.data.alternates != "refusals" and Role.alternate not in union_of_needs(terms).policy:
         raise UserError("data.alternates is set, but no term has role: alternate; remove it or add such a term")
     sizes = [config.data.batch_size] + ([config.finetune.batch_size] if config.finetune else [])

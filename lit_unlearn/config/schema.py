@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +21,6 @@ class TermConfig:
     """``name`` of an objective and its fields; ``package.module:Class`` loads one from outside."""
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
-            raise ValueError(f"the weight of a term must be a finite number, not {self.weight}")
-
 
 @dataclass
 class FinetuneConfig:
@@ -34,6 +29,13 @@ class FinetuneConfig:
     max_epochs: int = 5
     batch_size: int = 32
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.max_epochs, self.batch_size) < 1:
+            raise ValueError(
+                f"finetune.max_epochs={self.max_epochs} and batch_size={self.batch_size} must be at least 1; "
+                "finetune=null makes no models"
+            )
 
 
 @dataclass

@@ -165,7 +165,7 @@ def _plain(text: str) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_bytes().decode("utf-8").split("\n")  # a text's own line separators must not end a row
+        return path.read_bytes().decode("utf-8-sig").split("\n")  # a text's own line separators must not end a row
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: not UTF-8 ({error.reason})") from error

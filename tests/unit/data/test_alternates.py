@@ -156,6 +156,11 @@ def test_dpo_pairs_by_id_with_the_reference_of_the_very_alternate(make_model, ma
     assert all(len(set(found)) == (1 if id % 2 else 2) for id, found in by_id.items())
 
 
+def test_a_byte_order_mark_is_no_part_of_a_refusal(tmp_path: Path):
+    (tmp_path / "idontknow.jsonl").write_bytes("\ufeffNo idea.\nI cannot say.\n".encode())
+    assert list(refusals_of(Tofu("forget01", str(tmp_path)))) == ["No idea.", "I cannot say."]
+
+
 def test_alternates_that_nothing_reads_are_refused():
     assert load(["conf=quickstart", "terms.forget.objective.name=idk_nll", "data.alternates=a.jsonl"])
     with pytest.raises(UserError, match=r"data\.alternates is set, but no term has role: alternate"):
