@@ -33,9 +33,10 @@ def float_fields(kind: type, prefix: str = "") -> Iterator[str]:
 
 
 OF_A_RUN = list(float_fields(Config))
+TABLES: tuple[dict[str, type], ...] = (OBJECTIVES, {**SCHEDULES})
 OF_PARTS = [
     (table, name, field.name)
-    for table in (OBJECTIVES, SCHEDULES)
+    for table in TABLES
     for name, kind in table.items()
     for field in fields(kind)
     if float in (hint := get_type_hints(kind)[field.name], *get_args(hint)) and "list" not in str(hint)
