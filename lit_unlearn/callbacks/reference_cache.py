@@ -21,7 +21,7 @@ from lit_unlearn.reference.store import ReferenceStore, model_digest, store_key,
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import LOGPS, Ask, Role
 
-STORING = "store the reference's scores"
+STORING = "store the reference"
 PART_BYTES = 2**30
 """Held in memory before they are written."""
 

@@ -20,7 +20,7 @@ from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import Ask, Role
 
-DRAWING = "draw the squeeze probe's responses"
+DRAWING = "draw squeeze responses"
 BANDS = ("high", "mid", "low")
 _RANKS = {"high": (0.0, 0.1), "mid": (0.1, 0.5), "low": (0.5, 0.9)}
 

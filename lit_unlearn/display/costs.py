@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lit_unlearn.display.phases import Phase
@@ -38,11 +39,14 @@ class Costs:
             self._measured.setdefault(kind, []).append((amount, seconds))
             self._parts[kind] = {part.title: (part.seconds or 0.0) / amount for part in phase.parts}
 
-    def of(self, kind: str, amount: float) -> Left:
-        """What ``amount`` of a kind takes; a lower bound, 0, where nothing of the kind has been measured."""
+    def of(self, kind: str, amount: float, now: Sequence[tuple[float, float]] = ()) -> Left:
+        """What ``amount`` of a kind takes; a lower bound, 0, where nothing of the kind has been measured.
+
+        ``now``: what the running phases of the kind have done, as (amount, seconds).
+        """
         if not amount:
             return Left(0.0, True)
-        known = self._measured.get(kind, [])
+        known = [*self._measured.get(kind, ()), *now]
         total = sum(amount for amount, _ in known)
         return Left(amount * sum(seconds for _, seconds in known) / total, True) if total else Left(0.0, False)
 

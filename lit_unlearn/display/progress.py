@@ -109,10 +109,17 @@ class Progress:
             if phase.state is State.running:
                 left += self.left(phase)
             elif phase.state is State.waiting:
-                left += self.costs.of(phase.planned.kind, phase.planned.amount)
-                for kind, amount in phase.planned.within.items():
-                    left += self.costs.of(kind, amount)
+                for kind, amount in {phase.planned.kind: phase.planned.amount, **phase.planned.within}.items():
+                    left += self.costs.of(kind, amount, self._running(kind))
         return left
+
+    def _running(self, kind: str) -> list[tuple[float, float]]:
+        """What the running phases of a kind have done of their steps: amount, seconds."""
+        return [
+            (phase.planned.amount * (phase.done - phase.first) / phase.total, self.seconds(phase))
+            for phase in self.open
+            if phase.planned.kind == kind and kind and phase.total
+        ]
 
     def _left_of_steps(self, phase: Phase) -> Left:
         assert phase.total is not None

@@ -66,9 +66,14 @@ class Terminal:
 
     def _phases(self) -> Table:
         """All of them; on a low terminal those that run."""
-        table = Table.grid(padding=(0, 2, 0, 0), expand=False)
-        for justify in ("left", "left", "left", "right", "right"):
-            table.add_column(justify=justify, no_wrap=True)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        titles = max(len(phase.planned.title) for phase in self.progress.phases)
+        left, right = (3, titles), (4, 8, 15)  # mark, title; share, time, time left
+        bar = max(10, min(self.console.width, _WIDTH) - sum(left) - sum(right) - 10)
+        for width in (*left, bar):
+            table.add_column(no_wrap=True, width=width, overflow="ellipsis")
+        for width in right:
+            table.add_column(justify="right", no_wrap=True, width=width)
         room = self.console.height > len(self.progress.phases) + _AROUND
         for phase in self.progress.phases:
             if phase.state is State.running:
@@ -82,14 +87,11 @@ class Terminal:
 
     def _running(self, table: Table, phase: Phase) -> None:
         run = self.progress
-        fraction = run.fraction(phase)
-        taken = 2 + 2 + max(len(phase.planned.title) for phase in run.phases) + 2 + 5 + 2 + 8 + 2
-        width = max(10, min(self.console.width - 2, _WIDTH) - taken)
-        bar = ProgressBar(total=1.0, completed=fraction, width=width, complete_style="cyan", finished_style="cyan")
+        fraction, left = run.fraction(phase), Text(to_come(run.left(phase)), style="cyan")
+        bar = ProgressBar(total=1.0, completed=fraction, complete_style="cyan", finished_style="cyan")
         title = Text(phase.planned.title, style="bold")
-        table.add_row(self._mark(phase), title, bar, f"{fraction:.0%}", clock(run.elapsed(phase)))
-        left = to_come(run.left(phase))
-        table.add_row("", "", Text(_doing(phase, run.open[1:]), style="dim", overflow="ellipsis"), "", left)
+        table.add_row(self._mark(phase), title, bar, f"{fraction:.0%}", clock(run.elapsed(phase)), left)
+        table.add_row("", "", Text(_doing(phase, run.open[1:]), style="dim"))
 
     def _mark(self, phase: Phase) -> Text:
         marks = _PLAIN if self.console.options.ascii_only else _MARKS
