@@ -14,6 +14,8 @@ import lightning as L
 
 from lit_unlearn.alternates.settings import AlternatesConfig
 from lit_unlearn.data.alternates import new_answers, requests_for
+from lit_unlearn.display.phases import Planned
+from lit_unlearn.display.screen import display, phase
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
 from lit_unlearn.models.load import load_pretrained, stop_ids
 from lit_unlearn.parallel import gather_by_key, rank, world_size
@@ -22,6 +24,8 @@ from lit_unlearn.run.prepare import build_encoder, load_benchmark
 from lit_unlearn.run.resume import write_start
 from lit_unlearn.training.trainer import build_fabric, prepare_device
 from lit_unlearn.types import Role
+
+TELLING = "tell alternate answers"
 
 
 def tell(config: AlternatesConfig) -> None:
@@ -45,8 +49,9 @@ def tell(config: AlternatesConfig) -> None:
     mine = range(rank(), len(prompts), world_size())
     size, length = config.evaluation.batch_size, config.evaluation.max_new_tokens
     chosen = [prompts[index] for index in mine]
-    answers = generate(model.to(fabric.device), chosen, stops, length, size, Sampling(), "alternates")  # type: ignore[arg-type]
-    texts = gather_by_key({index: encoder.decode(tokens) for index, tokens in zip(mine, answers, strict=True)})
+    with display(run_dir.name, [Planned(TELLING)], shown=fabric.is_global_zero), phase(TELLING):
+        answers = generate(model.to(fabric.device), chosen, stops, length, size, Sampling(), "batches")  # type: ignore[arg-type]
+        texts = gather_by_key({index: encoder.decode(tokens) for index, tokens in zip(mine, answers, strict=True)})
     if not fabric.is_global_zero:
         return
     dropped: Counter[str] = Counter()

@@ -72,7 +72,7 @@ class Evaluation(L.Callback):
     def _records(self, name: str, load: Callable[[], ScoringEngine], trainer: L.Trainer) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""
         directory = self.directory / name
-        if (directory / "complete").is_file():
+        if is_complete(directory):
             return read_records(directory)
         with trainer.precision_plugin.forward_context():
             records = self.evaluator.ask(load(), name)
@@ -80,3 +80,8 @@ class Evaluation(L.Callback):
             write_records(directory, records)
             (directory / "complete").touch()
         return records
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a model that does not change was recorded there to the end."""
+    return (directory / "complete").is_file()

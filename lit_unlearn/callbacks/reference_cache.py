@@ -7,10 +7,10 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from tqdm import tqdm
 
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.display.screen import phase, track
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
@@ -21,6 +21,7 @@ from lit_unlearn.reference.store import ReferenceStore, model_digest, store_key,
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import LOGPS, Ask, Role
 
+STORING = "store the reference"
 PART_BYTES = 2**30
 """Held in memory before they are written."""
 
@@ -54,7 +55,8 @@ class ReferenceCache(L.Callback):
                         f"resume=true, but the reference scores of the run's start are not in {folder}; the policy has "
                         "moved, so they cannot be made again: start another run"
                     )
-                self._write(start or pl_module.engine, rows, folder, key)
+                with phase(STORING):
+                    self._write(start or pl_module.engine, rows, folder, key)
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 done.touch()
@@ -68,7 +70,7 @@ class ReferenceCache(L.Callback):
         with evaluating(engine):
             for role, ask in self.asks.items():
                 mine = rows[role][rank() :: world_size()]
-                for first in tqdm(range(0, len(mine), self.batch_size), desc=f"reference: {role}", leave=False):
+                for first in track(range(0, len(mine), self.batch_size), f"{role} rows"):
                     batch = mine[first : first + self.batch_size]
                     states = engine.states({role: pad(batch).to(engine.model.device)}, {role: ask})[role]
                     logps = scores_of(states, LOGPS).logps if ask == LOGPS else None

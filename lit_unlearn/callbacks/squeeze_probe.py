@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import lightning as L
 import torch
-from tqdm import tqdm
 
 from lit_unlearn.benchmarks.tofu_rows import spread
 from lit_unlearn.callbacks.settings import SqueezeConfig
 from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.display.screen import phase, track
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
@@ -20,6 +20,7 @@ from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import Ask, Role
 
+DRAWING = "draw squeeze responses"
 BANDS = ("high", "mid", "low")
 _RANKS = {"high": (0.0, 0.1), "mid": (0.1, 0.5), "low": (0.5, 0.9)}
 
@@ -41,7 +42,7 @@ class SqueezeProbe(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
         if not self.bands:  # a resumed run watches the responses of the original model, not of the resumed one
-            with trainer.precision_plugin.forward_context():
+            with trainer.precision_plugin.forward_context(), phase(DRAWING):
                 drawn = self._draw_bands(pl_module.engine) if rank() == 0 else {}  # no collectives inside
             self.bands = broadcast_object(drawn)
             self._log(pl_module)
@@ -92,7 +93,7 @@ class SqueezeProbe(L.Callback):
 
     def _beams(self, engine: ScoringEngine) -> dict[str, list[Encoded]]:
         config, bands = self.config, {band: [] for band in BANDS}
-        for target in tqdm(self.targets, desc="squeeze probe: beam search", leave=False):
+        for target in track(self.targets, "beam search"):
             prompt = Prompt(target.prompt)
             found = beam_search(engine.model, prompt, self.stop_ids, config.max_new_tokens, config.num_beams)
             rows = [Encoded(target.id, target.prompt, tokens) for tokens in dict.fromkeys(found) if tokens]
@@ -113,7 +114,7 @@ class SqueezeProbe(L.Callback):
                 for sample in range(config.num_responses)
             ]
             sampling = Sampling(rank_band=ranks)
-            size, title = config.batch_size, f"squeeze probe: {band} band"
+            size, title = config.batch_size, f"{band} band"
             found = generate(engine.model, prompts, self.stop_ids, config.max_new_tokens, size, sampling, title)
             owners = [target for target in self.targets for _ in range(config.num_responses)]
             bands[band] = [Encoded(t.id, t.prompt, tokens) for t, tokens in zip(owners, found, strict=True)]

@@ -33,7 +33,9 @@ _CHATTER = (
     r".*TreeSpec.*",
     r".*barrier\(\): using the device under current context.*",
 )
-_QUIET = ("lightning.pytorch", "lightning.fabric", "DeepSpeed", "torchao", "torch.utils._pytree")
+_LOUD = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers")
+"""Loggers with handlers of their own."""
+_QUIET = (*_LOUD[:3], "DeepSpeed", "torchao", "torch.utils._pytree", "transformers.generation")
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class Command:
             return
         read = self.load(arguments)
         for stage in self.stages:
-            module, _, function = stage.partition(":")
-            getattr(import_module(module), function)(read)
+            module, _, name = stage.partition(":")
+            function = getattr(import_module(module), name)
+            _hush_loggers()
+            function(read)
 
     def help(self) -> str:
         """What it does, how arguments are written, an example."""
@@ -115,10 +119,25 @@ def start(command: Callable[[list[str]], None]) -> None:
 
 def hush() -> None:
     """Of the libraries' chatter, what nobody can act on; before they are imported."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, handlers=[_ToStandardError()])
     logging.getLogger("lit_unlearn").setLevel(logging.INFO)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _hush_loggers()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also transformers' own bars, as of "Writing shards"
     for message in _CHATTER:
         warnings.filterwarnings("ignore", message)
+
+
+def _hush_loggers() -> None:
+    """Again when a library has been imported: some set their level, or write beside the display, on import."""
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _LOUD:
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+
+
+class _ToStandardError(logging.Handler):
+    """To whatever the standard error is at the moment: a display that is open takes it over."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 
 from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.display.screen import track
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.types import Ask, Role
@@ -32,7 +32,7 @@ class ScoredAnswer:
 def score_answers(
     engine: ScoringEngine, rows: Sequence[Encoded], batch_size: int, title: str | None = None
 ) -> list[ScoredAnswer]:
-    """The answer of each row, in the rows' order, in evaluation mode; ``title`` shows a progress bar.
+    """The answer of each row, in the rows' order, in evaluation mode; ``title`` shows on the display.
 
     Rows are batched in the order of their tokens, so that answers to one prompt meet in a batch and share it.
     """
@@ -41,7 +41,7 @@ def score_answers(
     order = [distinct[key] for key in sorted(distinct, key=lambda key: (by_length(key), key))]
     answers: dict[tuple[tuple[int, ...], tuple[int, ...]], ScoredAnswer] = {}
     with evaluating(engine):
-        for first in tqdm(range(0, len(order), batch_size), desc=title, disable=title is None, leave=False):
+        for first in track(range(0, len(order), batch_size), title):
             batch = order[first : first + batch_size]
             block = pad(batch).to(engine.model.device)
             scores = engine.score({Role.forget: block}, {Role.forget: Ask(top_k=1)})[Role.forget]

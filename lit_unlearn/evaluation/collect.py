@@ -41,9 +41,7 @@ def encode_probe(encoder: Encoder, probe: Probe) -> EncodedProbe:
     return EncodedProbe(probe.name, rows, choices, [e.response for e in probe.examples], probe.generate)
 
 
-def collect(
-    engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedProbe], asking: Asking, title: str
-) -> Records:
+def collect(engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedProbe], asking: Asking) -> Records:
     """Records of every probe, in (id, choice) order, whatever the number of ranks and the batch size.
 
     All probes go through the model together: a question they share is computed once, an answer they share too.
@@ -55,8 +53,8 @@ def collect(
     ]
     mine = _share(asked)
     with evaluating(engine):
-        scored = score_answers(engine, [one.row for one in mine], asking.batch_size, f"{title}: answers given")
-        texts = _own_answers(engine, encoder, mine, asking, f"{title}: its own answers")
+        scored = score_answers(engine, [one.row for one in mine], asking.batch_size, "answers given")
+        texts = _own_answers(engine, encoder, mine, asking)
     local = {
         (one.probe, one.row.id, one.choice): Record(
             one.row.id,
@@ -91,7 +89,7 @@ def _share(asked: Sequence[_Asked]) -> list[_Asked]:
 
 
 def _own_answers(
-    engine: ScoringEngine, encoder: Encoder, asked: Sequence[_Asked], asking: Asking, title: str
+    engine: ScoringEngine, encoder: Encoder, asked: Sequence[_Asked], asking: Asking
 ) -> dict[tuple[int, ...], str]:
     """Prompt -> the model's greedy answer."""
     prompts = list(dict.fromkeys(one.row.prompt for one in asked if one.speaks))
@@ -101,6 +99,6 @@ def _own_answers(
         asking.stop_ids,
         asking.max_new_tokens,
         asking.batch_size,
-        title=title,
+        title="its own answers",
     )
     return {prompt: encoder.decode(answer) for prompt, answer in zip(prompts, answers, strict=True)}

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 
 from lit_unlearn.benchmarks.base import Benchmark
 from lit_unlearn.data.tokenize import Encoder
+from lit_unlearn.display.screen import phase
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Metric, Records
 from lit_unlearn.evaluation.collect import Asking, EncodedProbe, collect, encode_probe
 from lit_unlearn.evaluation.report import report
+
+ASKING = "asking"
+"""Kind of the display's phases in which all questions are put to a model."""
+
+
+def asking_title(name: str) -> str:
+    return f"ask the {name.removesuffix('_model').replace('_', ' ')} model"
 
 
 @dataclass
@@ -43,8 +51,10 @@ class Evaluator:
                 )
         self.retain_model = records
 
-    def ask(self, engine: ScoringEngine, title: str) -> Records:
-        return collect(engine, self.encoder, self.probes, self.asking, title)
+    def ask(self, engine: ScoringEngine, name: str) -> Records:
+        """Records of a model; ``name``: what the display calls it."""
+        with phase(asking_title(name), kind=ASKING):
+            return collect(engine, self.encoder, self.probes, self.asking)
 
     def report(self, records: Records) -> dict[str, float]:
         """Every number of these records; forget quality only once ``retain_model`` is known."""

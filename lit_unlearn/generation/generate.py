@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from lit_unlearn.display.screen import track
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.packing import can_pack
 from lit_unlearn.generation.decoding import decode
@@ -36,14 +36,14 @@ def generate(
 ) -> list[tuple[int, ...]]:
     """Continuation of each prompt, cut behind its first stop token (which is kept); greedy without ``sampling``.
 
-    Prompts are batched by length, equal ones side by side. ``title`` shows a progress bar.
+    Prompts are batched by length, equal ones side by side. ``title`` shows on the display.
     """
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), prompts[index].ids))
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
     continuations = decode if can_pack(model) else hf_decode
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     with evaluating(model):
-        for batch in tqdm(batches, desc=title, disable=title is None, leave=False):
+        for batch in track(batches, title):
             draw = Draw(sampling, [prompts[index].stream for index in batch])
             ids = [prompts[index].ids for index in batch]
             found = continuations(model, ids, stop_ids, max_new_tokens, draw)

@@ -133,7 +133,7 @@ def wandb_logger(
 
 
 def _wandb_run(run_dir: Path, project: str, name: str, mode: str, config: Mapping[str, Any]) -> WandbLogger:
-    return WandbLogger(
+    logger = WandbLogger(
         project=project,
         name=name,
         save_dir=run_dir,
@@ -147,10 +147,12 @@ def _wandb_run(run_dir: Path, project: str, name: str, mode: str, config: Mappin
             disable_code=True,
             x_disable_meta=True,
             console="off",
-            quiet=True,
+            silent=True,  # quiet still prints where the files lie, when the process ends; our own last lines say it
             init_timeout=30,
         ),
     )
+    logger._wandb_init.pop("anonymous", None)  # passed on though nobody set it, and W&B warns that it has no effect
+    return logger
 
 
 def _wandb_id(run_dir: Path) -> str | None:
@@ -162,6 +164,12 @@ def _wandb_id(run_dir: Path) -> str | None:
         file.parent.mkdir(parents=True, exist_ok=True)  # W&B falls back to the temporary folder if it is missing
         write_text(file, uuid.uuid4().hex[:8])
     return file.read_text(encoding="utf-8")
+
+
+def wandb_address(logger: WandbLogger) -> str:
+    """Where to see an online run; of an offline one, the command that uploads it."""
+    run = logger.experiment
+    return str(run.url) if run.url else f"wandb sync {Path(run.dir).parent}"
 
 
 @rank_zero_only

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
 from lit_unlearn.callbacks.evaluation import Evaluation
+from lit_unlearn.callbacks.progress import Progress
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.callbacks.squeeze_probe import SqueezeProbe
@@ -25,6 +26,8 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.recording.history import History, wandb_logger
+from lit_unlearn.recording.live import Live
+from lit_unlearn.run.plan import UNLEARNING
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optim import freeze_others
@@ -59,7 +62,7 @@ def assemble(
 
     load_retain_model = retain_model_loader(config, retain_model)
     evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, load_retain_model)
-    callbacks: list[L.Callback] = [Throughput(), evaluation]
+    callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
     if study.plan.stored:
         directory = Path(config.model.reference_cache or run_dir / "reference")
         callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
@@ -80,4 +83,4 @@ def retain_model_loader(config: Config, path: str | None):
 def build_loggers(config: Config, run_dir: Path) -> list[Logger]:
     history = History(run_dir)
     online = wandb_logger(run_dir, config.logging.project, run_dir.name, config.logging.mode, asdict(config))
-    return [history] if online is None else [history, online]
+    return [history, *([online] if online else []), Live()]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import lightning as L
 
 from lit_unlearn.config.schema import Config
+from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.records import write_records
 from lit_unlearn.evaluation.report import table
 from lit_unlearn.models.load import load_pretrained, stop_ids
 from lit_unlearn.recording.outputs import open_run, write_json
 from lit_unlearn.run.assemble import retain_model_loader
+from lit_unlearn.run.plan import plan_asking
 from lit_unlearn.run.prepare import build_encoder, build_evaluator, load_benchmark
 from lit_unlearn.run.resume import write_start
 from lit_unlearn.training.trainer import build_fabric, prepare_device
@@ -34,14 +36,15 @@ def evaluate(config: Config) -> None:
     if load_retain_model is not None:
         engines = {"retain_model": load_retain_model, **engines}
     numbers = {}
-    for name, load_engine in engines.items():
-        with fabric.autocast():
-            records = evaluator.ask(load_engine().to(fabric.device), name)
-        if name == "retain_model":
-            evaluator.retain_model = records
-        numbers[name] = evaluator.report(records)
-        if fabric.is_global_zero:
-            write_records(run_dir / "records" / name, records)
+    with display(run_dir.name, [plan_asking(name) for name in engines], shown=fabric.is_global_zero):
+        for name, load_engine in engines.items():
+            with fabric.autocast():
+                records = evaluator.ask(load_engine().to(fabric.device), name)
+            if name == "retain_model":
+                evaluator.retain_model = records
+            numbers[name] = evaluator.report(records)
+            if fabric.is_global_zero:
+                write_records(run_dir / "records" / name, records)
     if fabric.is_global_zero:
         write_json(run_dir / "metrics.json", numbers)
         print(table(numbers))

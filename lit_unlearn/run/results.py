@@ -8,11 +8,13 @@ from pathlib import Path
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from lit_unlearn.evaluation.report import table
-from lit_unlearn.recording.history import log_squeeze_plot, read_history
+from lit_unlearn.recording.history import log_squeeze_plot, read_history, wandb_address
 from lit_unlearn.recording.outputs import write_json
 from lit_unlearn.recording.plots import forget_retain, squeeze, trade_off
 
 MODELS = ("original", "unlearned", "retain_model")
+SHOWN = ("metrics.json", "history.csv", "plots", "records", "model")
+"""What a person opens next; the rest of the run directory stands beside it."""
 
 
 def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], loggers: Sequence[Logger]) -> str:
@@ -33,5 +35,7 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             log_squeeze_plot(logger, history)
-    files = "\n".join(f"  {path}" for path in sorted(run_dir.iterdir()))
-    return f"{table(columns)}\n\nwritten:\n{files}"
+    paths = [str(run_dir / name) for name in SHOWN if (run_dir / name).exists()]
+    paths += [wandb_address(logger) for logger in loggers if isinstance(logger, WandbLogger)]
+    lines = "\n".join(f"  {path}" for path in paths)
+    return f"{table(columns)}\n\nwritten:\n{lines}"

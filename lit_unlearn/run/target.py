@@ -6,16 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 
 from lit_unlearn.benchmarks.base import Benchmark
+from lit_unlearn.callbacks.progress import Progress
 from lit_unlearn.callbacks.throughput import Throughput
 from lit_unlearn.config.schema import Config, FinetuneConfig
 from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
 from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.recording.history import History
+from lit_unlearn.recording.live import Live
 from lit_unlearn.recording.outputs import open_run, save_model
+from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.resume import write_start
 from lit_unlearn.training.module import UnlearnModule
@@ -34,17 +39,18 @@ def finetune(config: Config) -> None:
     prepare(config, benchmark, policy, tokenizer)
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
     write_start(run_dir, config)
-    for kind, path in finetune_models(config, config.finetune, benchmark, run_dir).items():
-        print(f"{kind} model: {path}")
+    plan = plan_finetuning(config.finetune, benchmark, run_dir)
+    with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
+        made = finetune_models(config, config.finetune, benchmark, run_dir)
+    if rank_zero_only.rank == 0:
+        print("\n".join(f"{kind} model: {path}" for kind, path in made.items()))
 
 
 def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, directory: Path) -> dict[str, Path]:
     """``{"target": path, "retain": path}``: both finetuned from the same start; a model already there is kept."""
-    paths = {kind: directory / kind for kind in ("target", "retain")}
-    for kind, path in paths.items():
-        if not (path / "config.json").is_file():
-            _finetune(config, finetune, benchmark, kind, path)
-    return paths
+    for kind in missing_models(directory):
+        _finetune(config, finetune, benchmark, kind, directory / kind)
+    return {kind: directory / kind for kind in KINDS}
 
 
 def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, kind: str, path: Path) -> None:
@@ -58,7 +64,9 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     )
     trainer_config = replace(config.trainer, max_epochs=finetune.max_epochs, max_steps=-1, checkpoint_every_n_epochs=0)
     directory = path.parent / f"{kind}_run"
-    trainer = build_trainer(trainer_config, directory, [Throughput()], [History(directory)])
+    trainer = build_trainer(
+        trainer_config, directory, [Progress(finetuning_title(kind)), Throughput()], [History(directory), Live()]
+    )
     trainer.fit(module, data)
     if trainer.is_global_zero:
         save_model(model, tokenizer, path)

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_unlearn.benchmarks.base import Benchmark
 from lit_unlearn.config.schema import Config
+from lit_unlearn.display.screen import display, phase
 from lit_unlearn.models.load import load_model, load_pretrained
 from lit_unlearn.recording.outputs import last_checkpoint, open_run, save_model
 from lit_unlearn.run.assemble import assemble, build_loggers
-from lit_unlearn.run.prepare import check_extras, corpus, load_benchmark, prepare
+from lit_unlearn.run.plan import SAVING, plan_run
+from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.results import write_results
 from lit_unlearn.run.resume import check_resumed, write_start
 from lit_unlearn.run.target import finetune_models
@@ -30,6 +35,17 @@ def unlearn(config: Config) -> None:
         check_resumed(Path(config.output_dir), config)
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
     write_start(run_dir, config)
+    with display(run_dir.name, plan_run(study, benchmark, run_dir), shown=rank_zero_only.rank == 0):
+        results = _carry_out(study, benchmark, policy, tokenizer, run_dir)
+    if results is not None:
+        print(results)
+
+
+def _carry_out(
+    study: Study, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run_dir: Path
+) -> str | None:
+    """What came of it, on the first rank."""
+    config = study.config
     retain_model = config.evaluation.retain_model
     if config.finetune:
         made = finetune_models(config, config.finetune, benchmark, run_dir / "finetune")
@@ -42,6 +58,8 @@ def unlearn(config: Config) -> None:
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
     evaluation.finish(trainer, module)
 
-    if trainer.is_global_zero:
+    if not trainer.is_global_zero:
+        return None
+    with phase(SAVING):
         save_model(policy, tokenizer, run_dir / "model")
-        print(write_results(run_dir, evaluation.numbers, loggers))
+        return write_results(run_dir, evaluation.numbers, loggers)

@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
@@ -40,9 +40,9 @@ def build_trainer(
     config: TrainerConfig, run_dir: Path, callbacks: Sequence[L.Callback], loggers: Sequence[Logger]
 ) -> L.Trainer:
     """One optimizer batch is one batch of the loader, so nothing accumulates and Lightning's sampler stays out."""
-    progress: list[L.Callback] = [TQDMProgressBar(leave=True)]
+    checkpoints: list[L.Callback] = []
     if config.checkpoint_every_n_epochs:
-        progress.append(
+        checkpoints.append(
             ModelCheckpoint(
                 run_dir / "checkpoints",
                 filename="last",
@@ -60,11 +60,12 @@ def build_trainer(
         max_steps=config.max_steps,
         gradient_clip_val=config.gradient_clip,
         log_every_n_steps=config.log_every_n_steps,
-        callbacks=[*callbacks, *progress],
+        callbacks=[*callbacks, *checkpoints],
         logger=list(loggers),
         default_root_dir=run_dir,
         use_distributed_sampler=False,
         enable_checkpointing=bool(config.checkpoint_every_n_epochs),
+        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
