@@ -6,10 +6,13 @@ from pathlib import Path
 
 import lightning as L
 
+from lit_unlearn.callbacks.page import Page
 from lit_unlearn.config.schema import Config
 from lit_unlearn.models.load import load_model, load_pretrained
 from lit_unlearn.recording.outputs import last_checkpoint, open_run, save_model
-from lit_unlearn.run.assemble import assemble, build_loggers
+from lit_unlearn.recording.wandb_run import close_wandb
+from lit_unlearn.run.assemble import assemble
+from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.prepare import check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.results import write_results
 from lit_unlearn.run.resume import check_resumed, write_start
@@ -38,10 +41,13 @@ def unlearn(config: Config) -> None:
     L.seed_everything(config.seed, verbose=False)
     module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
-    trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
+    page = Page(evaluation, run_dir)
+    trainer = build_trainer(config.trainer, run_dir, [*callbacks, page], loggers)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
     evaluation.finish(trainer, module)
 
     if trainer.is_global_zero:
         save_model(policy, tokenizer, run_dir / "model")
+        page.show(loggers)
         print(write_results(run_dir, evaluation.numbers, loggers))
+    close_wandb(loggers)
