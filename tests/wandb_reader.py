@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ HEADER = struct.Struct("<IHB")
 """Checksum, length and kind of a chunk; a record is one whole chunk or first, middle ..., last."""
 FIRST_CHUNK = 7
 WHOLE, LAST = 1, 4
+PATIENCE = 10.0
+"""Seconds."""
 
 
 @dataclass
@@ -40,8 +43,15 @@ class OfflineRun:
 
 
 def read_run(path: Path) -> OfflineRun:
+    """Of a run that was closed; W&B's service writes the last of it after ``finish()`` has returned."""
+    deadline = time.monotonic() + PATIENCE
+    records = list(_records(path.read_bytes()))
+    while not any(record.WhichOneof("record_type") == "exit" for record in records):
+        assert time.monotonic() < deadline, f"{path} was never closed"
+        time.sleep(0.05)
+        records = list(_records(path.read_bytes()))
     run = OfflineRun()
-    for record in _records(path.read_bytes()):
+    for record in records:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.id, run.name, run.project = record.run.run_id, record.run.display_name, record.run.project

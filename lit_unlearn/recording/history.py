@@ -79,6 +79,8 @@ def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
     text = path.read_text(encoding="utf-8")
     whole_lines = text[: text.rfind("\n") + 1].splitlines()  # a torn last line may read as a wrong number
     points: dict[str, dict[int, float]] = {}
-    for row in csv.DictReader(whole_lines):
-        points.setdefault(row["metric"], {})[int(row["step"])] = float(row["value"])
+    rows = csv.reader(whole_lines)
+    assert tuple(next(rows, HEADER)) == HEADER, path
+    for step, metric, value in rows:  # not DictReader, three times as slow: the file is read at each evaluation
+        points.setdefault(metric, {})[int(step)] = float(value)
     return {metric: sorted(values.items()) for metric, values in points.items()}

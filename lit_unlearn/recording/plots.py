@@ -129,7 +129,7 @@ def trade_off(
         axes.plot(mem, utility, color=GREY, linewidth=1.2, zorder=2)
         dots = axes.scatter(mem, utility, c=steps, cmap="cividis", s=36, zorder=3, edgecolors="white", linewidths=0.6)
         if len(way) > 1:
-            figure.colorbar(dots, ax=axes, label=STEP, shrink=0.8, pad=0.02)
+            figure.colorbar(dots, ax=axes, label=STEP, shrink=0.8, pad=0.02, ticks=MaxNLocator(6, integer=True))
         dots.set_label("evaluations during training")
     for name, (mem, utility) in known.items():
         colour, marker = POINTS.get(name, (PURPLE, "o"))
