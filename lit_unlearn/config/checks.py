@@ -36,6 +36,11 @@ def check(config: Config) -> None:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
     if config.model.lora is not None and config.optim.trainable is not None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
+    if config.logging.gradient_shares_every_n_steps and config.model.compile:
+        raise UserError(
+            "logging.gradient_shares_every_n_steps goes back through a step several times, which compiled blocks do "
+            "not allow: set model.compile=false, or gradient_shares_every_n_steps to 0"
+        )
     _check_optimizer("optim", config.optim, config)
     if config.finetune is not None:
         check_finetune(config)
@@ -83,3 +88,5 @@ def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:
         raise UserError(f"{chosen} moves weights before ranks could meet: set trainer.devices=1, or {where}.name=adamw")
     if where == "optim" and "gradient_rectification" in config.schedules:
         raise UserError(f"{chosen} keeps no gradient for schedules.gradient_rectification: set {where}.name=adamw")
+    if where == "optim" and config.logging.gradient_shares_every_n_steps:
+        raise UserError(f"{chosen} keeps no gradient for logging.gradient_shares_every_n_steps: set {where}.name=adamw")

@@ -23,6 +23,8 @@ class EncodedProbe:
     rows: Sequence[Encoded]
     choices: Sequence[int]
     targets: Sequence[str]
+    questions: Sequence[str]
+    """As a person reads them."""
     generate: bool
 
 
@@ -38,7 +40,8 @@ class Asking:
 def encode_probe(encoder: Encoder, probe: Probe) -> EncodedProbe:
     rows = encoder.encode(probe.examples, probe.name)
     choices = [example.choice for example in probe.examples]
-    return EncodedProbe(probe.name, rows, choices, [e.response for e in probe.examples], probe.generate)
+    targets, questions = [e.response for e in probe.examples], [e.prompt for e in probe.examples]
+    return EncodedProbe(probe.name, rows, choices, targets, questions, probe.generate)
 
 
 def collect(engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedProbe], asking: Asking) -> Records:

@@ -17,9 +17,9 @@ from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
 from lit_unlearn.objectives.nll import NLL
-from lit_unlearn.recording.history import History
-from lit_unlearn.recording.live import Live
 from lit_unlearn.recording.outputs import open_run, save_model
+from lit_unlearn.recording.wandb_run import close_wandb
+from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.resume import write_start
@@ -64,10 +64,11 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     )
     trainer_config = replace(config.trainer, max_epochs=finetune.max_epochs, max_steps=-1, checkpoint_every_n_epochs=0)
     directory = path.parent / f"{kind}_run"
-    trainer = build_trainer(
-        trainer_config, directory, [Progress(finetuning_title(kind)), Throughput()], [History(directory), Live()]
-    )
+    callbacks = [Progress(finetuning_title(kind)), Throughput()]
+    loggers = build_loggers(config, directory, f"finetune_{kind}")
+    trainer = build_trainer(trainer_config, directory, callbacks, loggers)
     trainer.fit(module, data)
     if trainer.is_global_zero:
         save_model(model, tokenizer, path)
+    close_wandb(loggers)
     trainer.strategy.barrier()
