@@ -36,11 +36,16 @@ def check(config: Config) -> None:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
     if config.model.lora is not None and config.optim.trainable is not None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
-    if config.logging.gradient_shares_every_n_steps and config.model.compile:
-        raise UserError(
-            "logging.gradient_shares_every_n_steps goes back through a step several times, which compiled blocks do "
-            "not allow: set model.compile=false, or gradient_shares_every_n_steps to 0"
-        )
+    if config.model.gradient_checkpointing == "selective":
+        for where, several in (
+            ("logging.gradient_shares_every_n_steps", config.logging.gradient_shares_every_n_steps > 0),
+            ("schedules.gradient_rectification", "gradient_rectification" in config.schedules),
+        ):
+            if several:
+                raise UserError(
+                    f"{where} goes back through a step more than once, which model.gradient_checkpointing=selective "
+                    "does not allow: set it to none or full"
+                )
     _check_optimizer("optim", config.optim, config)
     if config.finetune is not None:
         check_finetune(config)
