@@ -85,9 +85,10 @@ def load_benchmark(config: Config) -> Benchmark:
     return build(config.data.benchmark, BENCHMARKS, "data.benchmark")
 
 
-def corpus(benchmark: Benchmark) -> list[str]:
-    """The text a tiny model's tokenizer is trained on."""
-    return [text for row in benchmark.finetune_split("target") for text in (row.prompt, row.response)]
+def corpus(config: Config, benchmark: Benchmark) -> list[str]:
+    """The text a tiny model's tokenizer is trained on, whose words its files will hold."""
+    kind = "target" if config.keeps_text else "retain"
+    return [text for row in benchmark.finetune_split(kind) for text in (row.prompt, row.response)]
 
 
 def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder:
@@ -97,7 +98,7 @@ def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder
 def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, stops: Sequence[int]) -> Evaluator:
     chosen = {name: {} for name in benchmark.metrics} | config.evaluation.metrics
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
-    asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size)
+    asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
     if config.evaluation.retain_records is not None:
         evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))

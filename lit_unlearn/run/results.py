@@ -11,6 +11,7 @@ from lit_unlearn.evaluation.report import table
 from lit_unlearn.recording.history import log_squeeze_plot, read_history
 from lit_unlearn.recording.outputs import write_json
 from lit_unlearn.recording.plots import forget_retain, squeeze, trade_off
+from lit_unlearn.schemas import METRICS
 
 MODELS = ("original", "unlearned", "retain_model")
 
@@ -20,7 +21,7 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     columns = {name: numbers[name] for name in MODELS if name in numbers}
     unknown = {"forget_quality": None}  # without a retain model; the key is there all the same
     written = {name: unknown | dict(columns[name]) if name in columns else None for name in MODELS}
-    write_json(run_dir / "metrics.json", written)
+    write_json(run_dir / "metrics.json", {"schema": METRICS} | written)
     history = read_history(run_dir / "history.csv")
     plots = run_dir / "plots"
     plots.mkdir(exist_ok=True)

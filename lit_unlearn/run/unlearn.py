@@ -23,7 +23,7 @@ def unlearn(config: Config) -> None:
     check_extras(config)
     benchmark = load_benchmark(config)
     L.seed_everything(config.seed, verbose=False)
-    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
 
     if config.resume:
