@@ -56,7 +56,8 @@ OPTIONS = [
     "beliefs={num_samples: 2, max_new_tokens: 16, every_n_epochs: 1}",
     "squeeze.max_new_tokens=16",
     "model.tiny.vocab_size=1500",  # whole words of the corpus become entries of the vocabulary
-    "trainer.checkpoint_every_n_epochs=1",
+    "evaluation.every_n_epochs=0",
+    "finetune.max_epochs=30",
 ]
 
 
@@ -83,14 +84,9 @@ def train(base: Path, privacy: str) -> Left:
     home, notes = base / "home", base / "notes.json"
     for folder in ("tmp", "work"):
         (home / folder).mkdir(parents=True)
-    inside = {
-        "HF_HOME": "hf",
-        "XDG_CACHE_HOME": ".cache",
-        "XDG_CONFIG_HOME": ".config",
-        "XDG_DATA_HOME": ".local/share",
-    }
+    inside = {"HOME": ".", "TMPDIR": "tmp", "HF_HOME": "hf", "MPLCONFIGDIR": "plots"}
+    inside |= {"XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config", "XDG_DATA_HOME": ".local/share"}
     inside |= {"WANDB_CACHE_DIR": "wandb/cache", "WANDB_CONFIG_DIR": "wandb/config", "WANDB_DATA_DIR": "wandb/data"}
-    inside |= {"HOME": ".", "TMPDIR": "tmp", "TORCHINDUCTOR_CACHE_DIR": "inductor", "MPLCONFIGDIR": "matplotlib"}
     env = os.environ | {name: str(home / folder) for name, folder in inside.items()} | {"PYTHONPATH": str(ROOT)}
     arguments = [f"conf={CONF}", f"output_dir={base / 'run'}", f"privacy={privacy}", *OPTIONS]
     line = [sys.executable, "-c", DRIVER, str(notes), *arguments]

@@ -96,7 +96,7 @@ def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model
 def test_token_rank_bands_are_ordered_and_drawn_again_when_resumed(run, caplog):
     """No checkpoint holds them; the numbers it does hold tell whether they are the same."""
     config = SqueezeConfig(num_prompts=2, protocol="token_rank", num_responses=3, max_new_tokens=4, every_n_steps=9)
-    probe, logged, rows, _ = run(config)
+    probe, logged, _, _ = run(config)
     start = logged[0][1]
     assert start["squeeze/high"] > start["squeeze/mid"] > start["squeeze/low"]
     assert all(len(probe.bands[band]) == 6 for band in BANDS)
