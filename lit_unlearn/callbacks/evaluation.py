@@ -11,7 +11,7 @@ import lightning as L
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
-from lit_unlearn.evaluation.records import read_records, write_records
+from lit_unlearn.evaluation.records import are_complete, read_records, write_records
 from lit_unlearn.parallel import rank
 from lit_unlearn.recording.keys import evaluation_key
 from lit_unlearn.training.module import UnlearnModule
@@ -87,16 +87,10 @@ class Evaluation(L.Callback):
     def _records(self, name: str, load: Callable[[], ScoringEngine], trainer: L.Trainer) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""
         directory = self.directory / name
-        if is_complete(directory):
+        if are_complete(directory):
             return read_records(directory)
         with trainer.precision_plugin.forward_context():
             records = self.evaluator.ask(load(), name)
         if rank() == 0:
             write_records(directory, records)
-            (directory / "complete").touch()
         return records
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a model that does not change was recorded there to the end."""
-    return (directory / "complete").is_file()

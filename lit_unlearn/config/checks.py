@@ -75,6 +75,15 @@ def check_evaluation(config: Config) -> None:
     check_model_path(config)
 
 
+def check_alternates(config: Config) -> None:
+    """Raises UserError where there is no model to ask, or its answers may not be written."""
+    if not config.keeps_text:
+        raise UserError(
+            "privacy=hashed writes no answers, and alternates are answers to the forget questions: set privacy=local"
+        )
+    check_model_path(config)
+
+
 def check_model_path(config: Config) -> None:
     if config.model.path is None:
         raise UserError("model.path is not set: give the directory or the Hub id of the original model")

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.schemas import CONFIG, check_schema
 
 
 def conf_directories() -> list[Path]:
@@ -69,27 +70,33 @@ def _nearest(name: str) -> str:
 
 def read_conf(path: Path) -> dict[str, Any]:
     """A YAML file on top of its ``base:``, one parent and no more."""
-    content = _read_yaml(path)
+    content = read_yaml(path)
     base = content.pop("base", None)
     if base is None:
         return content
     parent = path.parent / str(base)
     if not parent.is_file():
         raise UserError(f"{path}: base: {base} is not there")
-    below = _read_yaml(parent)
+    below = read_yaml(parent)
     if "base" in below:
         raise UserError(f"{path}: base: {base} has a base itself; one parent is the limit")
     drop_fields_of_other_name(below, content)
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(below, content)))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The settings of one file; a run's ``config.yaml`` is one too, whose ``schema`` is checked and left out.
+
+    Raises:
+        UserError: no YAML, no settings, or a schema of another time.
+    """
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: the file must hold key: value pairs")
+    check_schema(content.pop("schema", None), CONFIG, str(path))
     return cast(dict[str, Any], content)
 
 

@@ -6,7 +6,7 @@ from math import exp
 
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
-from lit_unlearn.evaluation.metrics.rouge import rouge_l_recall
+from lit_unlearn.evaluation.text_scores import rouge_l_recall
 
 PROBE = "forget/answer"
 COLUMNS = ("id", "question", "target", "original", "answer", "rougeL_recall", "probability", "retain_model")
@@ -38,10 +38,10 @@ def forget_answers(evaluator: Evaluator, records: Records, original: Records) ->
             record.target,
             before[record.id],
             record.text,
-            rouge_l_recall([(record.target, record.text)]),
+            rouge_l_recall(record.target, record.text),
             exp(record.mean_logp),
             retain.get(record.id),
         )
         for record in records.get(PROBE, ())
-        if record.text is not None
+        if record.text is not None and record.target is not None
     ]

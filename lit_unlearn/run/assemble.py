@@ -66,7 +66,7 @@ def assemble(
     if config.squeeze is not None:
         callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stops, config.seed))
     if store is not None:
-        callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed))
+        callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed, config.keeps_text))
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation

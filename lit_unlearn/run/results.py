@@ -12,6 +12,7 @@ from lit_unlearn.recording.history import read_history
 from lit_unlearn.recording.outputs import write_json
 from lit_unlearn.recording.wandb_page import log_squeeze_plot
 from lit_unlearn.recording.wandb_run import wandb_address
+from lit_unlearn.schemas import METRICS
 
 MODELS = ("original", "unlearned", "retain_model")
 SHOWN = ("metrics.json", "history.csv", "plots", "records", "model")
@@ -23,7 +24,7 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     columns = {name: numbers[name] for name in MODELS if name in numbers}
     unknown = {"forget_quality": None}  # without a retain model; the key is there all the same
     written = {name: unknown | dict(columns[name]) if name in columns else None for name in MODELS}
-    write_json(run_dir / "metrics.json", written)
+    write_json(run_dir / "metrics.json", {"schema": METRICS} | written)
     history = read_history(run_dir / "history.csv")
     for logger in loggers:
         if isinstance(logger, WandbLogger):

@@ -35,7 +35,7 @@ def finetune(config: Config) -> None:
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)
-    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
     prepare(config, benchmark, policy, tokenizer)
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
     write_start(run_dir, config)
@@ -55,7 +55,7 @@ def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchma
 
 def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, kind: str, path: Path) -> None:
     L.seed_everything(config.seed, verbose=False)
-    model, tokenizer = load_model(config.model, corpus(benchmark))
+    model, tokenizer = load_model(config.model, corpus(config, benchmark))
     hold_weights(model, finetune.optim.name)
     rows = build_encoder(config, tokenizer).encode(benchmark.finetune_split(kind), f"{kind} model's split")
     data = UnlearnData({Role.retain: rows}, finetune.batch_size, config.seed)

@@ -31,7 +31,7 @@ def unlearn(config: Config) -> None:
     check_extras(config)
     benchmark = load_benchmark(config)
     L.seed_everything(config.seed, verbose=False)
-    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
 
     if config.resume:
@@ -57,7 +57,7 @@ def _carry_out(
     L.seed_everything(config.seed, verbose=False)
     module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
-    page = Page(evaluation, run_dir)
+    page = Page(evaluation, run_dir, config.uploads_text)
     trainer = build_trainer(config.trainer, run_dir, [*callbacks, page], loggers)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
     evaluation.finish(trainer, module)

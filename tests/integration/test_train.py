@@ -12,6 +12,7 @@ from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.evaluation.report import report
 from lit_unlearn.recording.history import read_history
+from lit_unlearn.schemas import METRICS as METRICS_SCHEMA
 from tests.wandb_reader import read_runs
 
 CONF = Path(__file__).parent / "tiny.yaml"
@@ -52,6 +53,7 @@ def test_every_promised_file_is_there(finished: Path):
 
 def test_metrics_json_is_the_stable_interface(finished: Path):
     metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics.pop("schema") == METRICS_SCHEMA
     assert set(metrics) == {"original", "unlearned", "retain_model"}
     for numbers in metrics.values():
         assert numbers.keys() >= KEYS
@@ -62,6 +64,7 @@ def test_metrics_json_is_the_stable_interface(finished: Path):
 
 def test_every_number_can_be_computed_from_the_records_again(finished: Path):
     metrics = json.loads((finished / "metrics.json").read_text())
+    del metrics["schema"]
     retain_model = read_records(finished / "records" / "retain_model")
     for name, numbers in metrics.items():
         records = read_records(finished / "records" / name)
@@ -135,7 +138,7 @@ def test_same_seed_same_numbers_and_two_processes_too(finished: Path, tmp_path: 
         assert result.returncode == 0, result.stderr[-2000:]
     assert (again / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     one, other = (json.loads((run_dir / "metrics.json").read_text()) for run_dir in (again, two))
-    for name in one:
+    for name in ("original", "unlearned", "retain_model"):
         assert other[name] == pytest.approx(one[name], abs=1e-3, nan_ok=True)
 
 
