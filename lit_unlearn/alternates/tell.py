@@ -15,11 +15,11 @@ import lightning as L
 from lit_unlearn.alternates.settings import AlternatesConfig
 from lit_unlearn.data.alternates import new_answers, requests_for
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
-from lit_unlearn.models.load import load_pretrained, stop_ids
+from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.parallel import gather_by_key, rank, world_size
 from lit_unlearn.recording.outputs import open_run, write_text
 from lit_unlearn.run.prepare import build_encoder, load_benchmark
-from lit_unlearn.run.resume import write_start
+from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.training.trainer import build_fabric, prepare_device
 from lit_unlearn.types import Role
 
@@ -27,11 +27,12 @@ from lit_unlearn.types import Role
 def tell(config: AlternatesConfig) -> None:
     """Write ``alternates.jsonl``, a line for each forget question, to the run directory."""
     assert config.model.path is not None
+    config = dated(config)
     prepare_device(config.trainer)
     num = config.num
     forget = load_benchmark(config).train_split(Role.forget)
     model, tokenizer = load_pretrained(config.model.path, config.model)
-    encoder, stops = build_encoder(config, tokenizer), stop_ids(model, tokenizer)
+    encoder = build_encoder(config, tokenizer, model)
     prompts = [
         Prompt(row.prompt, f"alternates/{config.seed}/{row.id}/{sample}")
         for row in encoder.encode(requests_for(forget), "requests for alternates")
@@ -45,8 +46,8 @@ def tell(config: AlternatesConfig) -> None:
     mine = range(rank(), len(prompts), world_size())
     size, length = config.evaluation.batch_size, config.evaluation.max_new_tokens
     chosen = [prompts[index] for index in mine]
-    answers = generate(model.to(fabric.device), chosen, stops, length, size, Sampling(), "alternates")  # type: ignore[arg-type]
-    texts = gather_by_key({index: encoder.decode(tokens) for index, tokens in zip(mine, answers, strict=True)})
+    answers = generate(model.to(fabric.device), chosen, encoder.end.stops, length, size, Sampling(), "alternates")  # type: ignore[arg-type]
+    texts = gather_by_key({index: encoder.end.text(tokens) for index, tokens in zip(mine, answers, strict=True)})
     if not fabric.is_global_zero:
         return
     dropped: Counter[str] = Counter()

@@ -30,7 +30,6 @@ class EncodedProbe:
 class Asking:
     """How probes are run."""
 
-    stop_ids: Sequence[int]
     max_new_tokens: int
     batch_size: int
 
@@ -65,6 +64,7 @@ def collect(
             answer.greedy,
             one.target,
             texts[one.row.prompt] if one.speaks else None,
+            one.row.answer[-1] == encoder.end.id,
         )
         for one, answer in zip(mine, scored, strict=True)
     }
@@ -98,9 +98,9 @@ def _own_answers(
     answers = generate(
         engine.model,
         [Prompt(prompt) for prompt in prompts],
-        asking.stop_ids,
+        encoder.end.stops,
         asking.max_new_tokens,
         asking.batch_size,
         title=title,
     )
-    return {prompt: encoder.decode(answer) for prompt, answer in zip(prompts, answers, strict=True)}
+    return {prompt: encoder.end.text(answer) for prompt, answer in zip(prompts, answers, strict=True)}

@@ -17,7 +17,7 @@ from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.recording.history import History
 from lit_unlearn.recording.outputs import open_run, save_model
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.resume import write_start
+from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_trainer, prepare_device
@@ -26,6 +26,7 @@ from lit_unlearn.types import Role, Term
 
 def finetune(config: Config) -> None:
     """Write ``output_dir/target`` and ``output_dir/retain``, without unlearning."""
+    config = dated(config)
     assert config.finetune is not None
     prepare_device(config.trainer)
     check_extras(config)
@@ -51,7 +52,7 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     L.seed_everything(config.seed, verbose=False)
     model, tokenizer = load_model(config.model, corpus(benchmark))
     hold_weights(model, finetune.optim.name)
-    rows = build_encoder(config, tokenizer).encode(benchmark.finetune_split(kind), f"{kind} model's split")
+    rows = build_encoder(config, tokenizer, model).encode(benchmark.finetune_split(kind), f"{kind} model's split")
     data = UnlearnData({Role.retain: rows}, finetune.batch_size, config.seed)
     module = UnlearnModule(
         ScoringEngine(model, config.model.logits_mib), {"finetune": Term(1.0, NLL(Role.retain))}, finetune.optim

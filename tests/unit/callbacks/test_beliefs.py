@@ -27,11 +27,11 @@ EVERY = list(range(NUM_ROWS))
 class Run:
     """A small BS-S run; the prompts of every refresh are noted."""
 
-    def __init__(self, terms, config, engine, rows, fit, reference=None) -> None:
+    def __init__(self, terms, config, engine, rows, end, fit, reference=None) -> None:
         self.store = BeliefStore(config.per_step)
         self.data = UnlearnData({Role.forget: rows}, 2, seed=0, store=self.store)
         self.module = UnlearnModule(engine, terms, OptimConfig(lr=1e-3, warmup_epochs=0), reference)
-        self.sampler = BeliefSampler(self.store, self.data, config, [1, 2, 3, 4], seed=0)
+        self.sampler = BeliefSampler(self.store, self.data, config, end, seed=0)
         self.fit = lambda *callbacks, **options: fit(self.module, self.data, [self.sampler, *callbacks], **options)
 
 
@@ -49,12 +49,12 @@ def refreshes(monkeypatch) -> list[list[tuple]]:
 
 
 @pytest.fixture
-def make_run(make_model, make_encoded, fit, refreshes):
+def make_run(make_model, make_encoded, make_end, fit, refreshes):
     def make(terms=None, reference=None, ids_from=100, **config) -> Run:
         terms = terms or {"forget": Term(0.5, BST()), "belief": Term(0.5, BST(role=Role.belief))}
         settings = BeliefConfig(**{"num_samples": 2, "max_new_tokens": 6, "batch_size": 4, **config})
         rows = make_encoded(LENGTHS, first_id=ids_from)
-        return Run(terms, settings, ScoringEngine(make_model()), rows, fit, reference)
+        return Run(terms, settings, ScoringEngine(make_model()), rows, make_end(1, 2, 3, 4), fit, reference)
 
     return make
 

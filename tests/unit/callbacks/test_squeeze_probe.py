@@ -16,12 +16,12 @@ from lit_unlearn.types import Role, Term
 
 
 @pytest.fixture
-def run(make_model, make_encoded, fit):
+def run(make_model, make_encoded, make_end, fit):
     """Unlearn a few rows under the probe; the probe and what it logged."""
 
     def go(config: SqueezeConfig):
         rows = make_encoded((5, 4, 6, 3))
-        probe = SqueezeProbe(rows, config, [1], 0)
+        probe = SqueezeProbe(rows, config, make_end(1), 0)
         logged: list[tuple[int, dict[str, float]]] = []
 
         class Sink:
@@ -62,10 +62,10 @@ def test_the_curve_follows_the_policy_and_the_index_is_its_definition(run):
     )
 
 
-def test_only_rank_0_draws_the_bands(make_model, make_encoded, monkeypatch):
+def test_only_rank_0_draws_the_bands(make_model, make_encoded, make_end, monkeypatch):
     """The other ranks take what it found."""
     rows, found = make_encoded((5, 2)), {band: [] for band in BANDS}
-    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2), [1], 0)
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2), make_end(1), 0)
     offered: list[object] = []
     monkeypatch.setattr(squeeze_probe, "rank", lambda: 1)
     monkeypatch.setattr(squeeze_probe, "broadcast_object", lambda drawn: offered.append(drawn) or found)
@@ -78,9 +78,9 @@ def test_only_rank_0_draws_the_bands(make_model, make_encoded, monkeypatch):
     assert (probe.bands, offered) == (found, [{}])
 
 
-def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model, make_encoded):
+def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model, make_encoded, make_end):
     model, rows = make_model(), make_encoded((5, 2))
-    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2, top_k=7), [1], 0)
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2, top_k=7), make_end(1), 0)
     numbers = probe.measure(ScoringEngine(model))
     expected = {"target": [], "argmax": [], "belief_mass": [], "entropy": []}
     for row in rows:
@@ -93,12 +93,12 @@ def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model
         assert numbers[name] == pytest.approx(torch.stack(values).mean().item(), rel=1e-5)
 
 
-def test_token_rank_bands_are_ordered_and_survive_a_checkpoint(run):
+def test_token_rank_bands_are_ordered_and_survive_a_checkpoint(run, make_end):
     config = SqueezeConfig(num_prompts=2, protocol="token_rank", num_responses=3, max_new_tokens=4, every_n_steps=9)
     probe, logged, rows, _ = run(config)
     start = logged[0][1]
     assert start["squeeze/high"] > start["squeeze/mid"] > start["squeeze/low"]
     assert all(len(probe.bands[band]) == 6 for band in BANDS)
-    again = SqueezeProbe(rows, config, [1], 0)
+    again = SqueezeProbe(rows, config, make_end(1), 0)
     again.load_state_dict(probe.state_dict())
     assert (again.bands, again.start) == (probe.bands, probe.start)

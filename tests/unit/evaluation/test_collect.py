@@ -21,9 +21,7 @@ def test_records_do_not_depend_on_the_batch(make_model, tokenizer):
     ]
     encoder = Encoder(tokenizer, 200)
     probes = [encode_probe(encoder, Probe("forget/answer", examples, generate=True))]
-    alone, together = (
-        collect(engine, encoder, probes, Asking([1], 6, size), "test")["forget/answer"] for size in (1, 7)
-    )
+    alone, together = (collect(engine, encoder, probes, Asking(6, size), "test")["forget/answer"] for size in (1, 7))
     assert [(record.id, record.choice) for record in alone] == [(e.id, e.choice) for e in examples]
     for one, other in zip(alone, together, strict=True):
         assert one.logps == pytest.approx(other.logps, abs=1e-5)
