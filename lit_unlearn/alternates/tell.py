@@ -26,8 +26,8 @@ from lit_unlearn.types import Role
 
 def tell(config: AlternatesConfig) -> None:
     """Write ``alternates.jsonl``, a line for each forget question, to the run directory."""
-    assert config.model.path is not None
     config = dated(config)
+    assert config.model.path is not None
     prepare_device(config.trainer)
     num = config.num
     forget = load_benchmark(config).train_split(Role.forget)

@@ -131,7 +131,7 @@ def stopped_clock(day: date) -> str:
     return "{%- macro strftime_now(format) -%}{{ " + " | ".join(["format", *steps]) + " }}{%- endmacro -%}"
 
 
-_DIRECTIVES = (*(f"-{letter}" for letter in "dmyHIMSj"), *"aAbBcdDeFGgHhIjmMnpRSTtuUVwWxXyY")
+_DIRECTIVES = (*(f"-{letter}" for letter in "dmyHIMSj"), *"aAbBcdDeFGgHhIjmMnpRSTtuUVwWxXyYzZ")
 """Of ``strftime``; its hours are those of midnight."""
 
 

@@ -18,8 +18,8 @@ from lit_unlearn.training.trainer import build_fabric, prepare_device
 
 def evaluate(config: Config) -> None:
     """Write ``records/`` and ``metrics.json`` with ``evaluated`` and, where it is known, ``retain_model``."""
-    assert config.model.path is not None
     config = dated(config)
+    assert config.model.path is not None
     prepare_device(config.trainer)
     benchmark = load_benchmark(config)
     policy, tokenizer = load_pretrained(config.model.path, config.model)

@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
+from typing import TypeVar
 
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
@@ -15,11 +16,12 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.recording.environment import environment
 from lit_unlearn.recording.outputs import write_json, write_text
 
+Run = TypeVar("Run", bound=Config)
 STARTED = "LIT_UNLEARN_STARTED"
 """Environment variable by which a run's day reaches the processes it starts."""
 
 
-def dated(config: Config) -> Config:
+def dated(config: Run) -> Run:
     """The run's day in ``data.prompt.date``: of its first start, if it is resumed, else today.
 
     Nothing else asks the clock for what a model reads, so that a run goes on tomorrow with the same tokens.

@@ -123,7 +123,9 @@ def test_answers_are_labelled_to_the_end_token(encoder, tokenizer):
         if tokenizer.chat_template is None:
             assert tokenizer.decode(row.prompt) == f"Question: {example.prompt}\nAnswer:"
         else:
-            beginning = f"<|user|>{example.prompt}<|assistant|>"  # also where a new answer would begin otherwise
+            turns = [{"role": "user", "content": example.prompt}]
+            opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            beginning = opening.removesuffix("Answer: ")  # what no given answer stands behind
             assert list(row.prompt) == tokenizer(beginning)["input_ids"]
     assert encoder.end.text(row.answer) == example.response
 
