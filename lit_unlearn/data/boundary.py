@@ -72,7 +72,7 @@ class Boundary:
     def _control(self) -> re.Pattern[str]:
         added = self.tokenizer.added_tokens_decoder
         names = {str(token) for id, token in added.items() if token.special or id in self.ends}
-        names = {name for name in names if len(name) > 1}
+        names = {name for name in names | set(self.tokenizer.all_special_tokens) if len(name) > 1}
         return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)")
 
     def _spelled(self, text: str) -> list[int]:

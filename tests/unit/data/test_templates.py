@@ -60,9 +60,9 @@ ANSWER = "{{ messages[-1].content }}"
 PLAIN_TURN = f"<|say|>\n{ANSWER}<|fin|>\n{TO_COME}<|say|>\n"
 RULE = "{% if messages[0].role == 'system' %}<|rule|>{{ messages[0].content }}{% endif %}"
 
-QUESTION, TURN = ["<|ask|>", "Who", "?", "Ċ"], ["<|say|>", "Ċ"]
-EMPTY_THOUGHT = ["<think>", "ĊĊ", "</think>", "Ċ", "Ċ"]  # GPT-2's rule leaves the last blank before a word alone
-LABELS = ["Ada", "ĠLovelace", ".", "<|fin|>"]
+QUESTION, TURN = ["<|ask|>", "Who", "?", "\n"], ["<|say|>", "\n"]
+EMPTY_THOUGHT = ["<think>", "\n\n", "</think>", "\n", "\n"]  # GPT-2's rule leaves the last blank before a word alone
+LABELS = ["Ada", "_Lovelace", ".", "<|fin|>"]
 STOPS = ["<|fin|>", "<over>"]
 
 
@@ -91,14 +91,14 @@ CASES = {
     ),
     "think block opened before a given answer too": case(
         f"{ASK}{GIVEN}<|say|>\n<think>\n{ANSWER}<|fin|>\n{TO_COME}<|say|>\n<think>\n",
-        [*QUESTION, *TURN, "<think>", "Ċ"],
+        [*QUESTION, *TURN, "<think>", "\n"],
     ),
     "two ends": case(f"{ASK}{GIVEN}<|say|>\n{ANSWER}<|fin|>\n<over>{TO_COME}<|say|>\n", [*QUESTION, *TURN]),
     "end that is not special": case(ASK + GIVEN + PLAIN_TURN, [*QUESTION, *TURN], plain=["<|fin|>"]),
     "end behind a blank": case(
         f"{ASK}{GIVEN}<|say|> {ANSWER} <|fin|>{TO_COME}<|say|>",
         [*QUESTION, "<|say|>"],
-        ["ĠAda", "ĠLovelace", ".", "<|fin|>"],
+        ["_Ada", "_Lovelace", ".", "<|fin|>"],
     ),
     "a header behind every turn": case(
         f"{ASK}{GIVEN}<|say|>\n{ANSWER}<|fin|>\n{{% endif %}}{{% if true %}}<|say|>\n", [*QUESTION, *TURN]
@@ -106,7 +106,7 @@ CASES = {
     "no end": case(
         f"{ASK}{GIVEN}<|say|>\n{ANSWER}\n{TO_COME}<|say|>\n",
         [*QUESTION, *TURN],
-        ["Ada", "ĠLovelace", ".", "<over>"],
+        ["Ada", "_Lovelace", ".", "<over>"],
         ["<over>"],
     ),
     "trimmed answer": case(
@@ -118,37 +118,43 @@ CASES = {
     "no BOS printed": case(ASK + GIVEN + PLAIN_TURN, [*QUESTION, *TURN], bos=True),
     "system turn": case(
         RULE + ASK + GIVEN + PLAIN_TURN,
-        ["<|rule|>", "Be", "Ġkind", ".", *QUESTION, *TURN],
+        ["<|rule|>", "Be", "_kind", ".", *QUESTION, *TURN],
         settings={"system_prompt": "Be kind."},
     ),
     "today's date": case(
         "<|rule|>It is {{ strftime_now('%d %b %Y') }}." + ASK + GIVEN + PLAIN_TURN,
-        ["<|rule|>", "It", "Ġis", "Ġ10", "ĠApr", "Ġ2025", ".", *QUESTION, *TURN],
+        ["<|rule|>", "It", "_is", "_10", "_Apr", "_2025", ".", *QUESTION, *TURN],
         settings={"date": DAY},
     ),
     "today's date unless one is given": case(
         "{% if date_string is not defined %}{% if strftime_now is defined %}"
         "{% set date_string = strftime_now('%-d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
         "{% endif %}<|rule|>It is {{ date_string }}." + ASK + GIVEN + PLAIN_TURN,
-        ["<|rule|>", "It", "Ġis", "Ġ10", "ĠApr", "Ġ2025", ".", *QUESTION, *TURN],
+        ["<|rule|>", "It", "_is", "_10", "_Apr", "_2025", ".", *QUESTION, *TURN],
         settings={"date": DAY},
     ),
     "date_string": case(
         "{% set date_string = date_string | default('26 Jul 2024') %}"
         "<|rule|>It is {{ date_string }}." + ASK + GIVEN + PLAIN_TURN,
-        ["<|rule|>", "It", "Ġis", "Ġ10", "ĠApr", "Ġ2025", ".", *QUESTION, *TURN],
+        ["<|rule|>", "It", "_is", "_10", "_Apr", "_2025", ".", *QUESTION, *TURN],
         settings={"date": "2030-01-01", "template_options": {"date_string": "10 Apr 2025"}},
     ),
     "tools text": case(
         "{% if tools is not none and tools %}<|rule|>Tools:{% for t in tools %} {{ t.name }}{% endfor %}{% endif %}"
         + ASK + GIVEN + PLAIN_TURN,
-        ["<|rule|>", "Tools", ":", "Ġclock", *QUESTION, *TURN],
+        ["<|rule|>", "Tools", ":", "_clock", *QUESTION, *TURN],
         settings={"template_options": {"tools": [{"name": "clock"}]}},
     ),
     "no tools": case(
         "{% if tools is not none and tools %}<|rule|>Tools:{% endif %}" + ASK + GIVEN + PLAIN_TURN, [*QUESTION, *TURN]
     ),
 }  # fmt: skip
+
+
+def names(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Tokens with their blanks as ``_`` and their line breaks as they are."""
+    shown = str.maketrans({"\u0120": "_", "\u2581": "_", "\u010a": "\n"})
+    return [token.translate(shown) for token in tokenizer.convert_ids_to_tokens(list(ids))]
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, answer: str, question: str = "Who?", **settings) -> Encoded:
@@ -158,13 +164,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, answer: str, question: str = "Who
 @pytest.mark.parametrize(("template", "prompt", "answer", "stops", "settings", "kind"), CASES.values(), ids=CASES)
 def test_tokens_of_each_rule(template, prompt, answer, stops, settings, kind):
     tokenizer = make(template, **kind)
-    names = tokenizer.convert_ids_to_tokens
     encoder = Encoder(tokenizer, 300, PromptConfig(**settings))
     examples = [Example(1, "Who?", "Ada Lovelace."), Example(2, "Who?", "I am not sure"), Example(3, "Who?", "")]
     row, other, empty = encoder.encode(examples, "forget split")
-    assert (names(list(row.prompt)), names(list(row.answer))) == (prompt, answer)
+    assert (names(tokenizer, row.prompt), names(tokenizer, row.answer)) == (prompt, answer)
     assert row.prompt == other.prompt == empty.prompt
-    assert (names(list(empty.answer)), names(list(encoder.end.stops))) == (answer[-1:], stops)
+    assert (names(tokenizer, empty.answer), names(tokenizer, encoder.end.stops)) == (answer[-1:], stops)
     assert [encoder.end.text(found.answer) for found in (row, other, empty)] == ["Ada Lovelace.", "I am not sure", ""]
     generated = (*row.answer[:-1], encoder.end.stops[-1], *row.answer)  # another of the model's ends, and prattle
     assert encoder.end.text(generated) == "Ada Lovelace."
@@ -233,13 +238,12 @@ def test_the_stopped_clock_speaks_like_the_running_one(monkeypatch):
 def test_plain_prompts_leave_their_blanks_to_the_answer():
     tokenizer = make()
     row = encode(tokenizer, "Ada Lovelace.")
-    names = tokenizer.convert_ids_to_tokens
-    assert names(list(row.prompt)) == ["Question", ":", "ĠWho", "?", "Ċ", "Answer", ":"]
-    assert names(list(row.answer)) == ["ĠAda", "ĠLovelace", ".", "<over>"]
+    assert names(tokenizer, row.prompt) == ["Question", ":", "_Who", "?", "\n", "Answer", ":"]
+    assert names(tokenizer, row.answer) == ["_Ada", "_Lovelace", ".", "<over>"]
     assert [*row.prompt, *row.answer[:-1]] == tokenizer("Question: Who?\nAnswer: Ada Lovelace.")["input_ids"]
     line = encode(tokenizer, "Ada", plain="Question: {prompt}\nAnswer:\n")
-    assert names(list(line.prompt))[-2:] == [":", "Ċ"]
-    assert names(list(line.answer)) == ["Ada", "<over>"]
+    assert names(tokenizer, line.prompt)[-2:] == [":", "\n"]
+    assert names(tokenizer, line.answer) == ["Ada", "<over>"]
 
 
 def test_plain_prompts_keep_one_beginning_and_no_end_of_the_tokenizer_s_own():
