@@ -116,16 +116,17 @@ def test_refresh_schedule(make_run, refreshes, config, epochs, sampled_before_st
             assert set(prompts) == window
 
 
-def test_empties_and_duplicates_are_dropped_and_counted(make_run, monkeypatch):
-    run, logged = make_run(num_samples=5), {}
-    samples = [(7, 8, 1), (1,), (7, 8, 1), (), (9, 1)]  # two empty, one repeated
-    monkeypatch.setattr(belief_sampler, "generate", lambda model, prompts, *rest: samples * (len(prompts) // 5))
+def test_empties_and_duplicates_are_dropped_and_counted(make_run, tokenizer, monkeypatch):
+    run, logged = make_run(num_samples=6), {}
+    (blank,) = tokenizer(" ")["input_ids"]
+    samples = [(7, 8, 1), (1,), (7, 8, 1), (), (9, 1), (blank, 1)]  # three say nothing, one is repeated
+    monkeypatch.setattr(belief_sampler, "generate", lambda model, prompts, *rest: samples * (len(prompts) // 6))
     monkeypatch.setattr(UnlearnModule, "loggers", property(lambda self: [self]))
     monkeypatch.setattr(UnlearnModule, "log_metrics", lambda self, stats, step: logged.update(stats), raising=False)
     run.fit(max_epochs=1, max_steps=1)
     assert all([b.tokens for b in beliefs] == [(7, 8, 1), (9, 1)] for beliefs in run.store.beliefs.values())
     kept = {name: logged[f"beliefs/{name}"] for name in ("kept", "empty", "duplicates", "mean_tokens")}
-    assert kept == {"kept": 2 * NUM_ROWS, "empty": 2 * NUM_ROWS, "duplicates": NUM_ROWS, "mean_tokens": 2.5}
+    assert kept == {"kept": 2 * NUM_ROWS, "empty": 3 * NUM_ROWS, "duplicates": NUM_ROWS, "mean_tokens": 2.5}
 
 
 def test_one_is_drawn_uniformly_whatever_the_ranks(make_encoded):

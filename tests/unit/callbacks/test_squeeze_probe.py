@@ -48,6 +48,15 @@ def test_beams_are_banded_by_probability_and_leave_the_target_out(run, make_mode
     assert len(probe.bands["high"]) < len(probe.bands["mid"]) == len(probe.bands["low"])
 
 
+def test_the_target_is_left_out_whichever_token_ends_it(make_model, make_encoded, make_end, monkeypatch):
+    rows = make_encoded((5, 2))
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2, num_beams=5), make_end(1, 2), 0)
+    found = {row.prompt: [(*row.answer[:-1], 2), *((7 + i, 8, 1) for i in range(5))] for row in rows}
+    monkeypatch.setattr(squeeze_probe, "beam_search", lambda model, prompt, *rest: found[prompt.ids])
+    bands = probe._draw_bands(ScoringEngine(make_model()))
+    assert sorted(row.answer for band in BANDS for row in bands[band]) == sorted(2 * [(7 + i, 8, 1) for i in range(5)])
+
+
 def test_the_curve_follows_the_policy_and_the_index_is_its_definition(run):
     probe, logged, _, engine = run(SqueezeConfig(num_prompts=4, num_beams=5, max_new_tokens=5, every_n_steps=2))
     assert [step for step, _ in logged] == [0, 2, 4, 5]

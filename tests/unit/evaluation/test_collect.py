@@ -30,6 +30,17 @@ def test_records_do_not_depend_on_the_batch(make_model, tokenizer):
     assert all(module.training for module in engine.modules())
 
 
+def test_a_cut_answer_has_no_end_token_to_leave_out(make_model, tokenizer):
+    examples = [Example(0, "who?", "the book the book"), Example(1, "who?", "Ada")]
+    whole = Encoder(tokenizer, 200).encode(examples, "x")[0]
+    encoder = Encoder(tokenizer, len(whole.prompt) + len(whole.answer) - 1)
+    probes = [encode_probe(encoder, Probe("forget/answer", examples))]
+    engine = ScoringEngine(make_model(vocabulary=len(tokenizer)))
+    cut, ended = collect(engine, encoder, probes, Asking(6, 2), "test")["forget/answer"]
+    assert (cut.ended, len(cut.greedy_content)) == (False, len(whole.answer) - 1)
+    assert (ended.ended, len(ended.greedy_content)) == (True, len(ended.greedy) - 1)
+
+
 def test_extraction_strength_is_its_generated_definition(make_model, make_encoded):
     """1 - (shortest prefix after which greedy decoding gives the rest) / length (UWC, ICLR 2025)."""
     model = make_model(vocabulary=12, scale=0.6)
