@@ -81,6 +81,7 @@ def test_a_run_goes_on_on_another_day_with_the_same_tokens(tmp_path: Path, monke
     encode = Encoder.encode
     monkeypatch.setattr(Encoder, "encode", lambda self, *args: rows.append(encode(self, *args)) or rows[-1])
     options = [f"conf={CONF}", f"output_dir={run_dir}", "logging.mode=disabled", "squeeze=null", "trainer.max_epochs=1"]
+    options += ["finetune.max_epochs=2"]
 
     def start(day: int, *more: str) -> list:
         now = datetime(2026, 3, day)

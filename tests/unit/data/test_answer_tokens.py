@@ -58,7 +58,9 @@ def whole(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> lis
         end = tokenizer.eos_token_id
         return ids if ids[-1] == end else [*ids, end]
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return tokenizer.apply_chat_template(turns, return_dict=False)  # type: ignore[return-value]
+    ids = tokenizer.apply_chat_template(turns, return_dict=False)
+    assert isinstance(ids, list)
+    return ids  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize("tokenizer", MAKERS.values(), ids=list(MAKERS), indirect=True)

@@ -178,7 +178,7 @@ def test_tokens_of_each_rule(template, prompt, answer, stops, settings, kind):
 def test_the_ends_that_the_model_names_stop_it_too():
     tokenizer = make(CASES["two ends"][0])
     end = Encoder(tokenizer, 300, ends=(2, 1)).end
-    assert end.stops == (*tokenizer.convert_tokens_to_ids(["<|fin|>", "<over>"]), 2, 1)
+    assert end.stops == (*map(tokenizer.convert_tokens_to_ids, ("<|fin|>", "<over>")), 2, 1)
     assert end.content((9, 8, 2, 7)) == (9, 8)
 
 
@@ -258,7 +258,7 @@ def test_a_slow_tokenizer_cuts_at_the_stem():
     assert not tokenizer.is_fast
     encoder = Encoder(tokenizer, 300)
     row = encoder.encode([Example(1, "Who?", "Ad\u00e4")], "x")[0]
-    assert tokenizer.decode(row.prompt) == "Question: Who?\nAnswer:"
+    assert tokenizer.decode(list(row.prompt)) == "Question: Who?\nAnswer:"
     assert row.answer[-1] == tokenizer.eos_token_id
     assert row.answer.count(row.answer[-1]) == 1
     assert encoder.end.text(row.answer) == "Ad\u00e4"
