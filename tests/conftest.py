@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.types import Rows
@@ -90,6 +91,12 @@ def make_rows(make_encoded) -> Callable[..., Rows]:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(CORPUS, 300)
+
+
+@pytest.fixture(scope="session")
+def make_end(tokenizer) -> Callable[..., AnswerEnd]:
+    """Answers that end with one of these ids."""
+    return lambda *stops: AnswerEnd(tokenizer, stops[0], stops)
 
 
 class _Record(L.Callback):

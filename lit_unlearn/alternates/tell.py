@@ -17,11 +17,11 @@ from lit_unlearn.data.alternates import new_answers, requests_for
 from lit_unlearn.display.phases import Planned
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
-from lit_unlearn.models.load import load_pretrained, stop_ids
+from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.parallel import gather_by_key, rank, world_size
 from lit_unlearn.recording.outputs import open_run, write_text
 from lit_unlearn.run.prepare import build_encoder, load_benchmark
-from lit_unlearn.run.resume import write_start
+from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.training.trainer import build_fabric, prepare_device
 from lit_unlearn.types import Role
 
@@ -30,12 +30,13 @@ TELLING = "tell alternate answers"
 
 def tell(config: AlternatesConfig) -> None:
     """Write ``alternates.jsonl``, a line for each forget question, to the run directory."""
+    config = dated(config)
     assert config.model.path is not None
     prepare_device(config.trainer)
     num = config.num
     forget = load_benchmark(config).train_split(Role.forget)
     model, tokenizer = load_pretrained(config.model.path, config.model)
-    encoder, stops = build_encoder(config, tokenizer), stop_ids(model, tokenizer)
+    encoder = build_encoder(config, tokenizer, model)
     prompts = [
         Prompt(row.prompt, f"alternates/{config.seed}/{row.id}/{sample}")
         for row in encoder.encode(requests_for(forget), "requests for alternates")
@@ -50,8 +51,8 @@ def tell(config: AlternatesConfig) -> None:
     size, length = config.evaluation.batch_size, config.evaluation.max_new_tokens
     chosen = [prompts[index] for index in mine]
     with display(run_dir.name, [Planned(TELLING)], shown=fabric.is_global_zero), phase(TELLING):
-        answers = generate(model.to(fabric.device), chosen, stops, length, size, Sampling(), "batches")  # type: ignore[arg-type]
-        texts = gather_by_key({index: encoder.decode(tokens) for index, tokens in zip(mine, answers, strict=True)})
+        answers = generate(model.to(fabric.device), chosen, encoder.end.stops, length, size, Sampling(), "batches")  # type: ignore[arg-type]
+        texts = gather_by_key({index: encoder.end.text(tokens) for index, tokens in zip(mine, answers, strict=True)})
     if not fabric.is_global_zero:
         return
     dropped: Counter[str] = Counter()

@@ -11,6 +11,7 @@ import lightning as L
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.data.beliefs import Belief, BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.scoring import ScoringEngine
@@ -30,12 +31,12 @@ class BeliefSampler(L.Callback):
         store: BeliefStore,
         data: UnlearnData,
         config: BeliefConfig,
-        stop_ids: list[int],
+        end: AnswerEnd,
         seed: int,
         keep_text: bool = True,
     ) -> None:
         """``keep_text``: write the beliefs, whose token ids are text, into checkpoints."""
-        self.store, self.data, self.config, self.stop_ids, self.seed = store, data, config, stop_ids, seed
+        self.store, self.data, self.config, self.end, self.seed = store, data, config, end, seed
         self.keep_text = keep_text
         if config.every_n_steps == 1 and config.temperature == 1:
             log.warning("beliefs resampled every step at temperature 1 give no gradient in expectation; lower it")
@@ -117,11 +118,11 @@ class BeliefSampler(L.Callback):
         ]
         sampling = Sampling(config.temperature, config.top_p)
         model, size = module.engine.model, config.batch_size
-        answers = generate(model, prompts, self.stop_ids, config.max_new_tokens, size, sampling, "sampling beliefs")
+        answers = generate(model, prompts, self.end.stops, config.max_new_tokens, size, sampling, "sampling beliefs")
         kept, dropped = [], {}
         for index, row in enumerate(rows):
             samples = answers[index * number : (index + 1) * number]
-            spoken = [tokens for tokens in samples if any(token not in self.stop_ids for token in tokens)]
+            spoken = [tokens for tokens in samples if self.end.text(tokens)]
             distinct = list(dict.fromkeys(spoken))
             kept += [Encoded(row.id, row.prompt, tokens) for tokens in distinct]
             dropped[row.id] = (number - len(spoken), len(spoken) - len(distinct))

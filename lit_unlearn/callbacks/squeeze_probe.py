@@ -11,6 +11,7 @@ import torch
 
 from lit_unlearn.benchmarks.tofu_rows import spread
 from lit_unlearn.callbacks.settings import SqueezeConfig
+from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.display.screen import phase, track
 from lit_unlearn.engine.answers import score_answers
@@ -36,9 +37,9 @@ class SqueezeProbe(L.Callback):
     start. The responses are never written down: a resumed run draws them again before the checkpoint is loaded.
     """
 
-    def __init__(self, rows: Sequence[Encoded], config: SqueezeConfig, stop_ids: list[int], seed: int) -> None:
+    def __init__(self, rows: Sequence[Encoded], config: SqueezeConfig, end: AnswerEnd, seed: int) -> None:
         self.targets = [rows[index] for index in spread(len(rows), config.num_prompts)]
-        self.config, self.stop_ids, self.seed = config, stop_ids, seed
+        self.config, self.end, self.seed = config, end, seed
         self.bands: dict[str, list[Encoded]] = {}
         self.start: dict[str, float] = {}
 
@@ -104,9 +105,10 @@ class SqueezeProbe(L.Callback):
         config, bands = self.config, {band: [] for band in BANDS}
         for target in track(self.targets, "beam search"):
             prompt = Prompt(target.prompt)
-            found = beam_search(engine.model, prompt, self.stop_ids, config.max_new_tokens, config.num_beams)
+            found = beam_search(engine.model, prompt, self.end.stops, config.max_new_tokens, config.num_beams)
             rows = [Encoded(target.id, target.prompt, tokens) for tokens in dict.fromkeys(found) if tokens]
-            rows = [row for row in rows if row.answer != target.answer]
+            true_answer = self.end.content(target.answer)
+            rows = [row for row in rows if self.end.content(row.answer) != true_answer]
             logps = [sum(answer.logps) for answer in score_answers(engine, rows, config.batch_size)]
             ranked = [rows[index] for index in sorted(range(len(rows)), key=lambda index: -logps[index])]
             first, second = round(0.2 * len(ranked)), round(0.6 * len(ranked))
@@ -124,7 +126,7 @@ class SqueezeProbe(L.Callback):
             ]
             sampling = Sampling(rank_band=ranks)
             size, title = config.batch_size, f"{band} band"
-            found = generate(engine.model, prompts, self.stop_ids, config.max_new_tokens, size, sampling, title)
+            found = generate(engine.model, prompts, self.end.stops, config.max_new_tokens, size, sampling, title)
             owners = [target for target in self.targets for _ in range(config.num_responses)]
             bands[band] = [Encoded(t.id, t.prompt, tokens) for t, tokens in zip(owners, found, strict=True)]
         return bands

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date as Day
+from typing import Any
+
+_OURS = {"conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
+_OURS |= {"padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"}
+_OURS |= {"tokenizer_kwargs", "sanitize_control_tokens", "strftime_now"}
 
 
 @dataclass
@@ -11,12 +17,24 @@ class PromptConfig:
 
     system_prompt: str | None = None
     """System turn of the chat template; null: whatever the template itself does."""
-    date_string: str | None = None
-    """Date that Llama-3 templates print; null: the template's own. OpenUnlearning's models saw "10 Apr 2025"."""
+    template_options: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, e.g. ``{enable_thinking: false}``, or ``{date_string: 10 Apr 2025}``, the date
+    that OpenUnlearning's Llama-3 models saw."""
+    date: str | None = None
+    """The day that templates which ask for it are told, as ``2025-04-10``; null: the day of the run's first start,
+    which its ``config.yaml`` keeps. To evaluate a model on another day, give the day of its run."""
     plain: str = "Question: {prompt}\nAnswer: "
     """Prompt of models without a chat template."""
 
     def __post_init__(self) -> None:
+        if self.date is not None:
+            try:
+                Day.fromisoformat(self.date)
+            except ValueError as error:
+                raise ValueError(f"data.prompt.date={self.date} is no day; write it as 2025-04-10") from error
+        ours = sorted(_OURS & self.template_options.keys())
+        if ours:
+            raise ValueError(f"data.prompt.template_options.{ours[0]} is set by the encoding itself; remove it")
         if self.plain.replace("{prompt}", "").count("{") or "{prompt}" not in self.plain:
             raise ValueError("data.prompt.plain must hold {prompt}, where the question goes, and no other braces")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from lit_unlearn.benchmarks.base import Example
+from lit_unlearn.data.boundary import Beginning, Boundary
+from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.settings import PromptConfig
+from lit_unlearn.data.template import STAND_IN, Conversation, Frame
 from lit_unlearn.errors import UserError
 from lit_unlearn.types import IGNORE_INDEX, Rows
 
@@ -33,21 +36,30 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Renders examples with the model's own chat template, or as plain text where it has none."""
+    """Renders examples with the model's own chat template, or as plain text where it has none.
+
+    Labelled are the answer's own tokens and one end token; all that the template puts before the answer is prompt, and
+    what it puts behind the end token is left out.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     prompt: PromptConfig = field(default_factory=PromptConfig)
+    ends: tuple[int, ...] = ()
+    """Tokens at which the model says it stops, beside the template's and the tokenizer's."""
 
     def encode(self, examples: Iterable[Example], name: str) -> list[Encoded]:
         """Token ids of a split; ``name`` is told where a row does not fit.
 
         Raises:
-            UserError: a prompt alone reaches ``max_length``.
+            UserError: a prompt alone reaches ``max_length``, or the chat template refuses a row.
         """
         encoded, cut = [], 0
         for example in examples:
-            prompt, answer = self._ids(example.prompt, example.response)
+            try:
+                prompt, answer = self._ids(example.prompt, example.response)
+            except UserError as error:
+                raise UserError(f"{name}, row {example.id}: {error}") from error
             room = self.max_length - len(prompt)
             if room < 1:
                 raise UserError(
@@ -55,47 +67,52 @@ class Encoder:
                     f"{self.max_length}; raise data.max_length or drop the row"
                 )
             cut += len(answer) > room
-            encoded.append(Encoded(example.id, tuple(prompt), tuple(answer[:room])))
+            encoded.append(Encoded(example.id, prompt, answer[:room]))
         if cut:
             log.warning("%s: %d answers were cut to data.max_length=%d tokens", name, cut, self.max_length)
         return encoded
 
-    def decode(self, ids: Sequence[int]) -> str:
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return (text if isinstance(text, str) else text[0]).strip()
+    @cached_property
+    def end(self) -> AnswerEnd:
+        """Where answers end."""
+        frame = self._conversation.frame(STAND_IN)
+        if self._conversation.source is not None:
+            opening = self._conversation.opening(STAND_IN)
+            if not frame.before.startswith(opening.rstrip()):
+                log.warning(
+                    "the chat template begins a new answer with %r, but prints a given one behind %r: prompts end "
+                    "with the latter, in training and in generation",
+                    opening[-40:],
+                    frame.before[-40:],
+                )
+        return AnswerEnd.of(self.tokenizer, frame.after, self.ends)
 
-    @property
-    def end_id(self) -> int:
-        """The token that ends an answer."""
-        end = self.tokenizer.eos_token_id
-        assert isinstance(end, int)
-        return end
+    def _ids(self, prompt: str, response: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        frame, beginning = self._begin(prompt)
+        content = self._conversation.content(prompt, response, frame)
+        said = self._boundary.answer(frame.before, beginning, content) if content.strip() else ()
+        lead = self._boundary.lead if self._conversation.source is None else ()  # chat templates print it themselves
+        if beginning.ids[: len(lead)] == lead:
+            lead = ()
+        return lead + beginning.ids, (*said, self.end.id)
 
-    def _ids(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
-        if self.tokenizer.chat_template is None:
-            prompt_ids = self.tokenizer(self.prompt.plain.format(prompt=prompt))["input_ids"]
-            answer_ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
-            return prompt_ids, [*answer_ids, self.end_id]
-        turns = [{"role": "user", "content": prompt}]
-        if self.prompt.system_prompt is not None:
-            turns.insert(0, {"role": "system", "content": self.prompt.system_prompt})
-        prompt_ids = self._render(turns, add_generation_prompt=True)
-        whole = self._render([*turns, {"role": "assistant", "content": response}], add_generation_prompt=False)
-        if whole[: len(prompt_ids)] != prompt_ids:  # the template joins prompt and answer: tokenize the answer alone
-            return prompt_ids, [*self.tokenizer(response, add_special_tokens=False)["input_ids"], self.end_id]
-        answer_ids = whole[len(prompt_ids) :]
-        while answer_ids and not str(self.tokenizer.decode(answer_ids[-1])).strip():
-            answer_ids.pop()  # a line break behind the end token is not part of the answer
-        ended = bool(answer_ids) and answer_ids[-1] in self.tokenizer.all_special_ids  # Gemma's turn ends without eos
-        return prompt_ids, answer_ids if ended else [*answer_ids, self.end_id]
+    def _begin(self, prompt: str) -> tuple[Frame, Beginning]:
+        if prompt not in self._begun:
+            frame = self._conversation.frame(prompt)
+            self._begun[prompt] = frame, self._boundary.begin(frame.before)
+        return self._begun[prompt]
 
-    def _render(self, turns: list[dict[str, str]], add_generation_prompt: bool) -> list[int]:
-        extra: dict[str, Any] = {} if self.prompt.date_string is None else {"date_string": self.prompt.date_string}
-        ids = self.tokenizer.apply_chat_template(
-            turns, tokenize=True, return_dict=False, add_generation_prompt=add_generation_prompt, **extra
-        )
-        assert isinstance(ids, list)
-        return ids  # type: ignore[return-value]
+    @cached_property
+    def _conversation(self) -> Conversation:
+        return Conversation(self.tokenizer, self.prompt)
+
+    @cached_property
+    def _boundary(self) -> Boundary:
+        return Boundary(self.tokenizer, self.end.stops)
+
+    @cached_property
+    def _begun(self) -> dict[str, tuple[Frame, Beginning]]:
+        return {}  # probes put one question to many answers
 
 
 def pad(encoded: Sequence[Encoded]) -> Rows:

@@ -14,7 +14,7 @@ class Record:
     id: int
     choice: int
     logps: tuple[float, ...]
-    """Log-prob of each labelled token, teacher-forced; the last one is the end-of-answer token."""
+    """Log-prob of each labelled token, teacher-forced; the last one is the end-of-answer token, where it ``ended``."""
     greedy: tuple[bool, ...]
     """Whether the most likely token is the label, aligned with ``logps``."""
     target: str | None
@@ -23,6 +23,13 @@ class Record:
     """The model's own greedy answer, where the probe asked for it and it may be kept."""
     scores: Mapping[str, float] | None = None
     """In the place of a greedy answer that may not be kept, what metrics read off it: see ``text_scores``."""
+    ended: bool = True
+    """Whether the end-of-answer token is labelled: not where the answer was cut to ``data.max_length``."""
+
+    @property
+    def greedy_content(self) -> tuple[bool, ...]:
+        """``greedy`` of the answer's own tokens, without the end-of-answer token."""
+        return self.greedy[:-1] if self.ended else self.greedy
 
     @property
     def mean_logp(self) -> float:

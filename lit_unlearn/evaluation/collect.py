@@ -33,7 +33,6 @@ class EncodedProbe:
 class Asking:
     """How probes are run."""
 
-    stop_ids: Sequence[int]
     max_new_tokens: int
     batch_size: int
     keep_text: bool = True
@@ -69,6 +68,7 @@ def collect(engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedPro
             answer.greedy,
             one.target,
             texts[one.row.prompt] if one.speaks else None,
+            one.row.answer[-1] == encoder.end.id,
         )
         for one, answer in zip(mine, scored, strict=True)
     }
@@ -104,9 +104,9 @@ def _own_answers(
     answers = generate(
         engine.model,
         [Prompt(prompt) for prompt in prompts],
-        asking.stop_ids,
+        encoder.end.stops,
         asking.max_new_tokens,
         asking.batch_size,
         title="its own answers",
     )
-    return {prompt: encoder.decode(answer) for prompt, answer in zip(prompts, answers, strict=True)}
+    return {prompt: encoder.end.text(answer) for prompt, answer in zip(prompts, answers, strict=True)}

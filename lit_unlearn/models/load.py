@@ -76,10 +76,10 @@ def check_path(path: str, trust_remote_code: bool) -> None:
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
 
 
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer: the tokenizer's and the model's own."""
-    ends = (tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None))
-    return sorted({id for end in ends for id in (end if isinstance(end, list) else [end]) if isinstance(id, int)})
+def named_ends(model: PreTrainedModel) -> tuple[int, ...]:
+    """Tokens at which the model's own settings stop generation."""
+    end = getattr(model.generation_config, "eos_token_id", None)
+    return tuple(id for id in (end if isinstance(end, list) else [end]) if isinstance(id, int))
 
 
 def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

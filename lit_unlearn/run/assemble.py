@@ -40,7 +40,7 @@ def assemble(
     study: Study, policy: PreTrainedModel, retain_model: str | None, run_dir: Path
 ) -> tuple[UnlearnModule, UnlearnData, Sequence[L.Callback], Evaluation]:
     """Everything a fit needs; callbacks in the order in which they meet the untouched policy."""
-    config, rows, stops = study.config, study.rows, study.stops
+    config, rows, end = study.config, study.rows, study.evaluator.encoder.end
     store = None
     beliefs = config.beliefs or BeliefConfig()
     if Role.belief in union_of_needs(study.terms).policy:
@@ -64,9 +64,9 @@ def assemble(
         directory = Path(config.model.reference_cache or run_dir / "reference")
         callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
     if config.squeeze is not None:
-        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stops, config.seed))
+        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed))
     if store is not None:
-        callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed, config.keeps_text))
+        callbacks.append(BeliefSampler(store, data, beliefs, end, config.seed, config.keeps_text))
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation

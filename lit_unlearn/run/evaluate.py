@@ -9,23 +9,24 @@ from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.records import write_records
 from lit_unlearn.evaluation.report import table
-from lit_unlearn.models.load import load_pretrained, stop_ids
+from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.outputs import open_run, write_json
 from lit_unlearn.run.assemble import retain_model_loader
 from lit_unlearn.run.plan import plan_asking
 from lit_unlearn.run.prepare import build_encoder, build_evaluator, load_benchmark
-from lit_unlearn.run.resume import write_start
+from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.schemas import METRICS
 from lit_unlearn.training.trainer import build_fabric, prepare_device
 
 
 def evaluate(config: Config) -> None:
     """Write ``records/`` and ``metrics.json`` with ``evaluated`` and, where it is known, ``retain_model``."""
+    config = dated(config)
     assert config.model.path is not None
     prepare_device(config.trainer)
     benchmark = load_benchmark(config)
     policy, tokenizer = load_pretrained(config.model.path, config.model)
-    evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer), stop_ids(policy, tokenizer))
+    evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer, policy))
 
     run_dir = open_run(config.output_dir, resume=False, overwrite=config.overwrite)
     write_start(run_dir, config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
-from lit_unlearn.models.load import check_path, stop_ids
+from lit_unlearn.models.load import check_path, named_ends
 from lit_unlearn.models.lora import check_lora_installed
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
 from lit_unlearn.training.optim import freeze_others
@@ -42,7 +42,6 @@ class Study:
     plan: ReferencePlan
     rows: dict[Role, list[Encoded]]
     evaluator: Evaluator
-    stops: list[int]
     schedules: list[Schedule]
     pairing: Pairing | None = None
     """Of the alternate rows with the forget rows, where a term reads them."""
@@ -58,7 +57,7 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     schedules = build_schedules(config, terms)
     needs = union_of_needs(terms)
     plan = plan_reference(needs, config.model.reference, config.model.lora is not None)
-    encoder = build_encoder(config, tokenizer)
+    encoder = build_encoder(config, tokenizer, policy)
     answers = {Role.belief, Role.alternate} & set(needs.policy)  # to the forget rows' questions
     reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
@@ -71,9 +70,8 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
     freeze_others(policy, config.optim.trainable)  # a faulty pattern is told before anything is written
-    stops = stop_ids(policy, tokenizer)
-    evaluator = build_evaluator(config, benchmark, encoder, stops)
-    return Study(config, terms, plan, rows, evaluator, stops, schedules, pairing)
+    evaluator = build_evaluator(config, benchmark, encoder)
+    return Study(config, terms, plan, rows, evaluator, schedules, pairing)
 
 
 def check_extras(config: Config) -> None:
@@ -118,14 +116,14 @@ def corpus(config: Config, benchmark: Benchmark) -> list[str]:
     return [text for row in benchmark.finetune_split(kind) for text in (row.prompt, row.response)]
 
 
-def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder:
-    return Encoder(tokenizer, config.data.max_length, config.data.prompt)
+def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Encoder:
+    return Encoder(tokenizer, config.data.max_length, config.data.prompt, named_ends(model))
 
 
-def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, stops: Sequence[int]) -> Evaluator:
+def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> Evaluator:
     chosen = {name: {} for name in benchmark.metrics} | config.evaluation.metrics
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
-    asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
+    asking = Asking(config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
     if config.evaluation.retain_records is not None:
         evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
+from typing import TypeVar
 
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
@@ -14,6 +17,25 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.recording.environment import environment
 from lit_unlearn.recording.outputs import write_json, write_text
 from lit_unlearn.schemas import CONFIG
+
+Run = TypeVar("Run", bound=Config)
+STARTED = "LIT_UNLEARN_STARTED"
+"""Environment variable by which a run's day reaches the processes it starts."""
+
+
+def dated(config: Run) -> Run:
+    """The run's day in ``data.prompt.date``: of its first start, if it is resumed, else today.
+
+    Nothing else asks the clock for what a model reads, so that a run goes on tomorrow with the same tokens.
+    """
+    if config.data.prompt.date is not None:
+        return config
+    kept, day = Path(config.output_dir) / "config.yaml", None
+    if config.resume and kept.is_file():
+        day = OmegaConf.select(OmegaConf.load(kept), "data.prompt.date")
+    if day is None:
+        day = os.environ.setdefault(STARTED, date.today().isoformat())
+    return replace(config, data=replace(config.data, prompt=replace(config.data.prompt, date=day)))
 
 
 def check_resumed(run_dir: Path, config: Config) -> None:

@@ -22,7 +22,7 @@ from lit_unlearn.recording.wandb_run import close_wandb
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.resume import write_start
+from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_trainer, prepare_device
@@ -31,6 +31,7 @@ from lit_unlearn.types import Role, Term
 
 def finetune(config: Config) -> None:
     """Write ``output_dir/target`` and ``output_dir/retain``, without unlearning."""
+    config = dated(config)
     assert config.finetune is not None
     prepare_device(config.trainer)
     check_extras(config)
@@ -57,7 +58,7 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     L.seed_everything(config.seed, verbose=False)
     model, tokenizer = load_model(config.model, corpus(config, benchmark))
     hold_weights(model, finetune.optim.name)
-    rows = build_encoder(config, tokenizer).encode(benchmark.finetune_split(kind), f"{kind} model's split")
+    rows = build_encoder(config, tokenizer, model).encode(benchmark.finetune_split(kind), f"{kind} model's split")
     data = UnlearnData({Role.retain: rows}, finetune.batch_size, config.seed)
     module = UnlearnModule(
         ScoringEngine(model, config.model.logits_mib), {"finetune": Term(1.0, NLL(Role.retain))}, finetune.optim

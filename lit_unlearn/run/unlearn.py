@@ -20,13 +20,14 @@ from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.results import write_results
-from lit_unlearn.run.resume import check_resumed, write_start
+from lit_unlearn.run.resume import check_resumed, dated, write_start
 from lit_unlearn.run.target import finetune_models
 from lit_unlearn.training.trainer import build_trainer, prepare_device
 
 
 def unlearn(config: Config) -> None:
     """Everything ``python -m lit_unlearn.train`` does once its arguments are right."""
+    config = dated(config)
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)

@@ -20,8 +20,10 @@ from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
+from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history
 from lit_unlearn.reference.plan import plan_reference
@@ -29,7 +31,8 @@ from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, Term, union_of_needs
 
-BATCH_SIZE, NUM_EPOCHS, VOCABULARY, STOP_IDS = 4, 3, 40, [1, 2, 3]
+BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 40
+END = AnswerEnd(train_tokenizer(["some text"], 300), 1, (1, 2, 3))
 LENGTHS = {Role.forget: (5, 1, 9, 3, 12, 2, 6, 1, 8, 4), Role.retain: (2, 8, 3, 11, 1, 6, 4)}
 
 
@@ -101,7 +104,7 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
     if plan.stored:
         callbacks.append(ReferenceCache(data, plan.stored, 3, directory, engine))
     if store is not None:
-        callbacks.append(BeliefSampler(store, data, config, STOP_IDS, seed=0))
+        callbacks.append(BeliefSampler(store, data, config, END, seed=0))
     shares = History(directory / "shares")
     if "share" in case:
         callbacks.append(GradientShares(1))

@@ -1,13 +1,19 @@
 """An interrupted run goes on as if nothing had happened; a diverging one stops and keeps what was good."""
 
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from transformers.utils import chat_template_utils
 
+from lit_unlearn.data.tokenize import Encoder
 from lit_unlearn.errors import NonFiniteLoss, UserError
+from lit_unlearn.models import tiny
 from lit_unlearn.recording.history import read_history
+from lit_unlearn.run import resume
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule
 
@@ -71,6 +77,38 @@ def test_resuming_a_finished_run_asks_the_final_questions_and_loses_nothing(tmp_
     (run_dir / "elsewhere").rename(run_dir / "reference")
     main([*options, "resume=true"])
     assert (run_dir / "metrics.json").read_bytes() == before
+
+
+def test_a_run_goes_on_on_another_day_with_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Under a template that prints today's date; every row, probe and cached reference score is the first day's."""
+    run_dir, rows = tmp_path / "run", []
+    printed = "<|system|>Today is {{ strftime_now('%d %b %Y') }}."
+    monkeypatch.setattr(tiny, "_TEMPLATE", printed + tiny._TEMPLATE)
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, *args: rows.append(encode(self, *args)) or rows[-1])
+    options = [f"conf={CONF}", f"output_dir={run_dir}", "logging.mode=disabled", "squeeze=null", "trainer.max_epochs=1"]
+    options += ["finetune.max_epochs=2"]
+
+    def start(day: int, *more: str) -> list:
+        now = datetime(2026, 3, day)
+        monkeypatch.delenv(resume.STARTED, raising=False)  # as a process of its own
+        monkeypatch.setattr(resume, "date", type("Calendar", (), {"today": now.date}))
+        monkeypatch.setattr(chat_template_utils, "datetime", type("Clock", (), {"now": lambda: now}))
+        rows.clear()
+        main([*options, *more])
+        return list(rows)
+
+    first = start(1)
+    metrics = (run_dir / "metrics.json").read_bytes()
+    stores = sorted(path.name for path in (run_dir / "reference").iterdir())
+    again = start(2, "resume=true")
+    assert len(again) >= 4
+    assert all(split in first for split in again)  # the first start has finetuned too
+    assert sorted(path.name for path in (run_dir / "reference").iterdir()) == stores
+    assert (run_dir / "metrics.json").read_bytes() == metrics
+    assert OmegaConf.load(run_dir / "config.yaml").data.prompt.date == "2026-03-01"
+    with pytest.raises(UserError, match="other settings in data than"):
+        start(2, "resume=true", "data.prompt.date=2026-03-02")
 
 
 def test_non_finite_loss_names_term_and_rows_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -59,7 +59,7 @@ class ExactMemorization:
 
     def __call__(self, records: Records, retain_model: Records | None) -> Mapping[str, float]:
         shares = {
-            subset: [fmean(row.greedy[:-1]) for row in rows if len(row.greedy) > 1]
+            subset: [fmean(row.greedy_content) for row in rows if row.greedy_content]
             for subset, rows in _answers(records).items()
         }
         return {f"{subset}_exact_memorization": fmean(values) for subset, values in shares.items() if values}
@@ -67,7 +67,7 @@ class ExactMemorization:
 
 def extraction_strength(record: Record, floor: Floor) -> float:
     """Longest all-correct suffix over length; 0 for an answer of the end token alone."""
-    body = record.greedy[:-1]
+    body = record.greedy_content
     if not body:
         return 0.0
     suffix = sum(takewhile(bool, reversed(body)))

@@ -27,11 +27,11 @@ EVERY = list(range(NUM_ROWS))
 class Run:
     """A small BS-S run; the prompts of every refresh are noted."""
 
-    def __init__(self, terms, config, engine, rows, fit, reference=None, keep_text=True) -> None:
+    def __init__(self, terms, config, engine, rows, end, fit, reference=None, keep_text=True) -> None:
         self.store = BeliefStore(config.per_step)
         self.data = UnlearnData({Role.forget: rows}, 2, seed=0, store=self.store)
         self.module = UnlearnModule(engine, terms, OptimConfig(lr=1e-3, warmup_epochs=0), reference)
-        self.sampler = BeliefSampler(self.store, self.data, config, [1, 2, 3, 4], 0, keep_text)
+        self.sampler = BeliefSampler(self.store, self.data, config, end, 0, keep_text)
         self.fit = lambda *callbacks, **options: fit(self.module, self.data, [self.sampler, *callbacks], **options)
 
 
@@ -49,12 +49,12 @@ def refreshes(monkeypatch) -> list[list[tuple]]:
 
 
 @pytest.fixture
-def make_run(make_model, make_encoded, fit, refreshes):
+def make_run(make_model, make_encoded, make_end, fit, refreshes):
     def make(terms=None, reference=None, ids_from=100, keep_text=True, **config) -> Run:
         terms = terms or {"forget": Term(0.5, BST()), "belief": Term(0.5, BST(role=Role.belief))}
         settings = BeliefConfig(**{"num_samples": 2, "max_new_tokens": 6, "batch_size": 4, **config})
         rows = make_encoded(LENGTHS, first_id=ids_from)
-        return Run(terms, settings, ScoringEngine(make_model()), rows, fit, reference, keep_text)
+        return Run(terms, settings, ScoringEngine(make_model()), rows, make_end(1, 2, 3, 4), fit, reference, keep_text)
 
     return make
 
@@ -116,16 +116,17 @@ def test_refresh_schedule(make_run, refreshes, config, epochs, sampled_before_st
             assert set(prompts) == window
 
 
-def test_empties_and_duplicates_are_dropped_and_counted(make_run, monkeypatch):
-    run, logged = make_run(num_samples=5), {}
-    samples = [(7, 8, 1), (1,), (7, 8, 1), (), (9, 1)]  # two empty, one repeated
-    monkeypatch.setattr(belief_sampler, "generate", lambda model, prompts, *rest: samples * (len(prompts) // 5))
+def test_empties_and_duplicates_are_dropped_and_counted(make_run, tokenizer, monkeypatch):
+    run, logged = make_run(num_samples=6), {}
+    (blank,) = tokenizer(" ")["input_ids"]
+    samples = [(7, 8, 1), (1,), (7, 8, 1), (), (9, 1), (blank, 1)]  # three say nothing, one is repeated
+    monkeypatch.setattr(belief_sampler, "generate", lambda model, prompts, *rest: samples * (len(prompts) // 6))
     monkeypatch.setattr(UnlearnModule, "loggers", property(lambda self: [self]))
     monkeypatch.setattr(UnlearnModule, "log_metrics", lambda self, stats, step: logged.update(stats), raising=False)
     run.fit(max_epochs=1, max_steps=1)
     assert all([b.tokens for b in beliefs] == [(7, 8, 1), (9, 1)] for beliefs in run.store.beliefs.values())
     kept = {name: logged[f"beliefs/{name}"] for name in ("kept", "empty", "duplicates", "mean_tokens")}
-    assert kept == {"kept": 2 * NUM_ROWS, "empty": 2 * NUM_ROWS, "duplicates": NUM_ROWS, "mean_tokens": 2.5}
+    assert kept == {"kept": 2 * NUM_ROWS, "empty": 3 * NUM_ROWS, "duplicates": NUM_ROWS, "mean_tokens": 2.5}
 
 
 def test_one_is_drawn_uniformly_whatever_the_ranks(make_encoded):

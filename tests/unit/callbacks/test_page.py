@@ -47,7 +47,7 @@ def fit(run_dir, make_model, texts: bool, online: bool):
         {"forget": Term(1.0, OBJECTIVES["grad_ascent"]()), "retain": Term(1.0, OBJECTIVES["nll"]())},
         OptimConfig(lr=1e-2, warmup_epochs=0),
     )
-    evaluator = Evaluator.of(BENCHMARK, encoder, {n: METRICS[n]() for n in BENCHMARK.metrics}, Asking([1], 6, 32))
+    evaluator = Evaluator.of(BENCHMARK, encoder, {n: METRICS[n]() for n in BENCHMARK.metrics}, Asking(6, 32))
     evaluation, look = Evaluation(evaluator, run_dir, 1, None), Look(run_dir)
     page = Page(evaluation, run_dir, texts)
     wandb = wandb_logger(run_dir, Identity("p", "g", "n", "unlearn"), "offline" if online else "disabled", {}, {})

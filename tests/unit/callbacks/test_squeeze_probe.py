@@ -16,12 +16,12 @@ from lit_unlearn.types import Role, Term
 
 
 @pytest.fixture
-def run(make_model, make_encoded, fit):
+def run(make_model, make_encoded, make_end, fit):
     """Unlearn a few rows under the probe; the probe and what it logged."""
 
     def go(config: SqueezeConfig):
         rows = make_encoded((5, 4, 6, 3))
-        probe = SqueezeProbe(rows, config, [1], 0)
+        probe = SqueezeProbe(rows, config, make_end(1), 0)
         logged: list[tuple[int, dict[str, float]]] = []
 
         class Sink:
@@ -48,6 +48,15 @@ def test_beams_are_banded_by_probability_and_leave_the_target_out(run, make_mode
     assert len(probe.bands["high"]) < len(probe.bands["mid"]) == len(probe.bands["low"])
 
 
+def test_the_target_is_left_out_whichever_token_ends_it(make_model, make_encoded, make_end, monkeypatch):
+    rows = make_encoded((5, 2))
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2, num_beams=5), make_end(1, 2), 0)
+    found = {row.prompt: [(*row.answer[:-1], 2), *((7 + i, 8, 1) for i in range(5))] for row in rows}
+    monkeypatch.setattr(squeeze_probe, "beam_search", lambda model, prompt, *rest: found[prompt.ids])
+    bands = probe._draw_bands(ScoringEngine(make_model()))
+    assert sorted(row.answer for band in BANDS for row in bands[band]) == sorted(2 * [(7 + i, 8, 1) for i in range(5)])
+
+
 def test_the_curve_follows_the_policy_and_the_index_is_its_definition(run):
     probe, logged, _, engine = run(SqueezeConfig(num_prompts=4, num_beams=5, max_new_tokens=5, every_n_steps=2))
     assert [step for step, _ in logged] == [0, 2, 4, 5]
@@ -62,10 +71,10 @@ def test_the_curve_follows_the_policy_and_the_index_is_its_definition(run):
     )
 
 
-def test_only_rank_0_draws_the_bands(make_model, make_encoded, monkeypatch):
+def test_only_rank_0_draws_the_bands(make_model, make_encoded, make_end, monkeypatch):
     """The other ranks take what it found."""
     rows, found = make_encoded((5, 2)), {band: [] for band in BANDS}
-    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2), [1], 0)
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2), make_end(1), 0)
     offered: list[object] = []
     monkeypatch.setattr(squeeze_probe, "rank", lambda: 1)
     monkeypatch.setattr(squeeze_probe, "broadcast_object", lambda drawn: offered.append(drawn) or found)
@@ -78,9 +87,9 @@ def test_only_rank_0_draws_the_bands(make_model, make_encoded, monkeypatch):
     assert (probe.bands, offered) == (found, [{}])
 
 
-def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model, make_encoded):
+def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model, make_encoded, make_end):
     model, rows = make_model(), make_encoded((5, 2))
-    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2, top_k=7), [1], 0)
+    probe = SqueezeProbe(rows, SqueezeConfig(num_prompts=2, top_k=7), make_end(1), 0)
     numbers = probe.measure(ScoringEngine(model))
     expected = {"target": [], "argmax": [], "belief_mass": [], "entropy": []}
     for row in rows:

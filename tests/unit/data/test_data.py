@@ -116,18 +116,18 @@ def encoder(request, tokenizer, monkeypatch) -> Encoder:
 def test_answers_are_labelled_to_the_end_token(encoder, tokenizer):
     for row, example in zip(encoder.encode(EXAMPLES, "forget split"), EXAMPLES, strict=True):
         assert row.id == example.id
-        assert row.answer[-1] == tokenizer.eos_token_id == encoder.end_id
-        assert tokenizer.decode(row.answer[:-1]) == example.response
+        assert row.answer[-1] == tokenizer.eos_token_id == encoder.end.id
+        assert tokenizer.decode(row.answer[:-1]).strip() == example.response
         assert example.prompt in tokenizer.decode(row.prompt)
         assert example.response not in tokenizer.decode(row.prompt)
         if tokenizer.chat_template is None:
-            assert tokenizer.decode(row.prompt) == f"Question: {example.prompt}\nAnswer: "
+            assert tokenizer.decode(row.prompt) == f"Question: {example.prompt}\nAnswer:"
         else:
             turns = [{"role": "user", "content": example.prompt}]
-            assert list(row.prompt) == tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, return_dict=False
-            )
-    assert encoder.decode(row.answer) == example.response
+            opening = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            beginning = opening.removesuffix("Answer: ")  # what no given answer stands behind
+            assert list(row.prompt) == tokenizer(beginning)["input_ids"]
+    assert encoder.end.text(row.answer) == example.response
 
 
 def test_system_prompt_and_plain_text(tokenizer, monkeypatch):
@@ -135,7 +135,7 @@ def test_system_prompt_and_plain_text(tokenizer, monkeypatch):
     assert tokenizer.decode(row.prompt).startswith("<|system|>Be kind.<|user|>Who")
     monkeypatch.setattr(tokenizer, "chat_template", None)
     row = Encoder(tokenizer, 200, PromptConfig(plain="Q {prompt} A ")).encode(EXAMPLES, "x")[0]
-    assert tokenizer.decode(row.prompt) == "Q Who wrote the book? A "
+    assert tokenizer.decode(row.prompt) == "Q Who wrote the book? A"
 
 
 def test_max_length(tokenizer, caplog):

@@ -21,13 +21,24 @@ def test_records_do_not_depend_on_the_batch(make_model, tokenizer):
     ]
     encoder = Encoder(tokenizer, 200)
     probes = [encode_probe(encoder, Probe("forget/answer", examples, generate=True))]
-    alone, together = (collect(engine, encoder, probes, Asking([1], 6, size))["forget/answer"] for size in (1, 7))
+    alone, together = (collect(engine, encoder, probes, Asking(6, size))["forget/answer"] for size in (1, 7))
     assert [(record.id, record.choice) for record in alone] == [(e.id, e.choice) for e in examples]
     for one, other in zip(alone, together, strict=True):
         assert one.logps == pytest.approx(other.logps, abs=1e-5)
         assert (one.greedy, one.text, one.target) == (other.greedy, other.text, other.target)
     assert engine.training
     assert all(module.training for module in engine.modules())
+
+
+def test_a_cut_answer_has_no_end_token_to_leave_out(make_model, tokenizer):
+    examples = [Example(0, "who?", "the book the book"), Example(1, "who?", "Ada")]
+    whole = Encoder(tokenizer, 200).encode(examples, "x")[0]
+    encoder = Encoder(tokenizer, len(whole.prompt) + len(whole.answer) - 1)
+    probes = [encode_probe(encoder, Probe("forget/answer", examples))]
+    engine = ScoringEngine(make_model(vocabulary=len(tokenizer)))
+    cut, ended = collect(engine, encoder, probes, Asking(6, 2))["forget/answer"]
+    assert (cut.ended, len(cut.greedy_content)) == (False, len(whole.answer) - 1)
+    assert (ended.ended, len(ended.greedy_content)) == (True, len(ended.greedy) - 1)
 
 
 def test_extraction_strength_is_its_generated_definition(make_model, make_encoded):

@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -114,6 +115,12 @@ def test_memorization_leaves_out_the_end_token():
     assert ExtractionStrength()(records, None) == pytest.approx({"holdout_extraction_strength": 0.5 / 3})
     assert ExtractionStrength("one_over_length")(records, None) == pytest.approx({"holdout_extraction_strength": 1 / 3})
     assert ExactMemorization()(records, None) == pytest.approx({"holdout_exact_memorization": (3 / 4 + 1 / 2) / 2})
+
+
+def test_memorization_counts_every_token_of_a_cut_answer():
+    rows = {"holdout/answer": [replace(answer(0, greedy=(True, False, False, True)), ended=False)]}
+    assert ExtractionStrength()(rows, None) == pytest.approx({"holdout_extraction_strength": 1 / 4})
+    assert ExactMemorization()(rows, None) == pytest.approx({"holdout_exact_memorization": 2 / 4})
 
 
 def test_rouge_is_recall_of_the_target():

@@ -7,7 +7,7 @@ import torch
 
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.load import check_path, load_model, load_pretrained, stop_ids
+from lit_unlearn.models.load import check_path, load_model, load_pretrained, named_ends
 from lit_unlearn.models.settings import ModelConfig, TinyConfig
 from lit_unlearn.models.smollm2 import smollm2_directory
 from lit_unlearn.models.tiny import train_tokenizer
@@ -20,9 +20,9 @@ def test_bf16_weights_become_float32_masters(make_model, tokenizer, tmp_path: Pa
     model, loaded = load_pretrained(str(tmp_path), ModelConfig())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert loaded.chat_template == tokenizer.chat_template
-    assert stop_ids(model, loaded) == [1]
+    assert named_ends(model) == (1,)
     model.generation_config.eos_token_id = [1, 5]  # type: ignore[union-attr]
-    assert stop_ids(model, loaded) == [1, 5]
+    assert named_ends(model) == (1, 5)
 
 
 def test_weights_that_run_code_when_loaded_are_refused(make_model, tokenizer, tmp_path: Path):
