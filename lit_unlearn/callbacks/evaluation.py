@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import lightning as L
+import torch
 
-from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import read_records, write_records
@@ -23,22 +25,26 @@ class Evaluation(L.Callback):
         evaluator: Evaluator,
         run_dir: Path,
         every_n_epochs: int,
-        load_retain_model: Callable[[], ScoringEngine] | None,
+        ask_retain_model: Callable[[torch.device], Records] | None,
     ) -> None:
-        """``load_retain_model`` is called once, and only if its records are not there yet."""
+        """``ask_retain_model`` is called once, and only if its records are not there yet."""
         self.evaluator, self.every_n_epochs = evaluator, every_n_epochs
-        self.directory, self.load_retain_model = run_dir / "records", load_retain_model
+        self.directory, self.ask_retain_model = run_dir / "records", ask_retain_model
         self.numbers: dict[str, dict[str, float]] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
-        device = pl_module.device
-        if self.load_retain_model is not None:
-            loader = self.load_retain_model
-            self.evaluator.retain_model = self._records("retain_model", lambda: loader().to(device), trainer)
+        if self.ask_retain_model is not None:
+            ask = partial(self.ask_retain_model, pl_module.device)
+            self.evaluator.retain_model = self._records("retain_model", ask, trainer)
         if self.evaluator.retain_model is not None:
             self.numbers["retain_model"] = self.evaluator.report(self.evaluator.retain_model)
-        original = self._records("original", lambda: pl_module.engine, trainer)
+        if trainer.ckpt_path is not None and not self._complete("original").is_file():
+            raise UserError(
+                f"resume=true, but {self._complete('original')} is not there; the policy has moved, so the original "
+                "model can no longer be asked: put its records back or start another run"
+            )
+        original = self._records("original", lambda: self.evaluator.ask(pl_module.engine, "original"), trainer)
         self._log("original", original, pl_module, step=0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -69,14 +75,17 @@ class Evaluation(L.Callback):
         for logger in pl_module.loggers:
             logger.log_metrics({f"eval/{key}": value for key, value in self.numbers[name].items()}, step=step)
 
-    def _records(self, name: str, load: Callable[[], ScoringEngine], trainer: L.Trainer) -> Records:
+    def _records(self, name: str, ask: Callable[[], Records], trainer: L.Trainer) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""
-        directory = self.directory / name
-        if (directory / "complete").is_file():
+        directory, complete = self.directory / name, self._complete(name)
+        if complete.is_file():
             return read_records(directory)
         with trainer.precision_plugin.forward_context():
-            records = self.evaluator.ask(load(), name)
+            records = ask()
         if rank() == 0:
             write_records(directory, records)
-            (directory / "complete").touch()
+            complete.touch()
         return records
+
+    def _complete(self, name: str) -> Path:
+        return self.directory / name / "complete"

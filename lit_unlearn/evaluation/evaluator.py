@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lit_unlearn.benchmarks.base import Benchmark
 from lit_unlearn.data.tokenize import Encoder
@@ -18,6 +18,7 @@ from lit_unlearn.evaluation.report import report
 class Evaluator:
     """Asks the probes, keeps the answers, reports the metrics."""
 
+    benchmark: Benchmark
     encoder: Encoder
     probes: Sequence[EncodedProbe]
     metrics: Mapping[str, Metric]
@@ -26,7 +27,12 @@ class Evaluator:
 
     @classmethod
     def of(cls, benchmark: Benchmark, encoder: Encoder, metrics: Mapping[str, Metric], asking: Asking) -> Evaluator:
-        return cls(encoder, [encode_probe(encoder, probe) for probe in benchmark.probes()], metrics, asking)
+        probes = [encode_probe(encoder, probe) for probe in benchmark.probes()]
+        return cls(benchmark, encoder, probes, metrics, asking)
+
+    def in_tokens_of(self, encoder: Encoder, stop_ids: Sequence[int]) -> Evaluator:
+        """The same questions for a model with a tokenizer of its own: its ids mean nothing to another's."""
+        return self.of(self.benchmark, encoder, self.metrics, replace(self.asking, stop_ids=stop_ids))
 
     def know_retain_model(self, records: Records) -> None:
         """Take the retain model's answers from an earlier run.

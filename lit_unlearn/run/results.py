@@ -20,7 +20,6 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     columns = {name: numbers[name] for name in MODELS if name in numbers}
     unknown = {"forget_quality": None}  # without a retain model; the key is there all the same
     written = {name: unknown | dict(columns[name]) if name in columns else None for name in MODELS}
-    write_json(run_dir / "metrics.json", written)
     history = read_history(run_dir / "history.csv")
     plots = run_dir / "plots"
     plots.mkdir(exist_ok=True)
@@ -33,5 +32,6 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             log_squeeze_plot(logger, history)
-    files = "\n".join(f"  {path}" for path in sorted(run_dir.iterdir()))
+    write_json(run_dir / "metrics.json", written)  # the last file: where it is, the run is finished
+    files = "\n".join(f"  {path}" for path in sorted(run_dir.iterdir()) if not path.name.startswith("."))
     return f"{table(columns)}\n\nwritten:\n{files}"

@@ -17,34 +17,47 @@ from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.recording.history import History
 from lit_unlearn.recording.outputs import open_run, save_model
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.resume import write_start
+from lit_unlearn.run.resume import check_inputs, check_resumed, inputs_of, tell_finished, write_start
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_trainer, prepare_device
 from lit_unlearn.types import Role, Term
 
+_KINDS = ("target", "retain")
+
 
 def finetune(config: Config) -> None:
     """Write ``output_dir/target`` and ``output_dir/retain``, without unlearning."""
     assert config.finetune is not None
+    if config.resume and not config.overwrite:
+        check_resumed(Path(config.output_dir), config)
+        if not _missing(Path(config.output_dir)):
+            tell_finished(config.output_dir)
+            return
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)
+    L.seed_everything(config.seed, verbose=False)
     policy, tokenizer = load_model(config.model, corpus(benchmark))
-    prepare(config, benchmark, policy, tokenizer)
-    run_dir = open_run(config.output_dir, config.resume, config.overwrite)
-    write_start(run_dir, config)
-    for kind, path in finetune_models(config, config.finetune, benchmark, run_dir).items():
-        print(f"{kind} model: {path}")
+    inputs = inputs_of(prepare(config, benchmark, policy, tokenizer), policy)
+    if config.resume:
+        check_inputs(Path(config.output_dir), inputs)
+    with open_run(config.output_dir, config.resume, config.overwrite) as run_dir:
+        write_start(run_dir, config, inputs)
+        for kind, path in finetune_models(config, config.finetune, benchmark, run_dir).items():
+            print(f"{kind} model: {path}")
 
 
 def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, directory: Path) -> dict[str, Path]:
     """``{"target": path, "retain": path}``: both finetuned from the same start; a model already there is kept."""
-    paths = {kind: directory / kind for kind in ("target", "retain")}
-    for kind, path in paths.items():
-        if not (path / "config.json").is_file():
-            _finetune(config, finetune, benchmark, kind, path)
-    return paths
+    for kind in _missing(directory):
+        _finetune(config, finetune, benchmark, kind, directory / kind)
+    return {kind: directory / kind for kind in _KINDS}
+
+
+def _missing(directory: Path) -> list[str]:
+    """Of the two models those that are not there; a directory holds a whole model or none."""
+    return [kind for kind in _KINDS if not (directory / kind / "config.json").is_file()]
 
 
 def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, kind: str, path: Path) -> None:
