@@ -53,11 +53,11 @@ def _hide_argument(argument: str) -> str:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return f"{key}={HIDDEN}" if _NAMED.search(text) else argument
+    if isinstance(value, str):  # in quotes, as a shell may want it
+        value = _written_tree(value)
     clean = without_secrets(value)
     if clean == value:
         return argument
-    if isinstance(clean, str):
-        return f"{key}={clean}"
     return f"{key}={yaml.safe_dump(clean, default_flow_style=True, width=10**6, sort_keys=False).strip()}"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import _thread
 import fcntl
 import json
 import logging
 import os
+import signal
 import socket
 import threading
 import uuid
@@ -178,7 +178,7 @@ def _beat(path: Path, own: Mapping[str, object], released: threading.Event) -> N
     while not released.wait(BEAT_SECONDS):
         if _is_lost(path, own):
             log.error("%s is no longer this run's: another start took it over; this one stops", path)
-            _thread.interrupt_main()
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the trainer stops in order
             return
         with suppress(OSError):
             os.utime(path)

@@ -45,7 +45,7 @@ def unlearn(config: Config) -> None:
         module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
         loggers = build_loggers(config, run_dir)
         trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
-        trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
+        trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
         evaluation.finish(trainer, module)
 
         if trainer.is_global_zero:
