@@ -26,6 +26,7 @@ ANNEAL = "schedules.anneal={k: 0.5}"
 DUAL = "schedules.dual_weight={step_size: 0.2}"
 SELECT = "schedules.retain_selection={keep_fraction: 0.5}"
 RECTIFY = "schedules.gradient_rectification={}"
+RECTIFY_BSS = "schedules.gradient_rectification={forget: [forget, belief]}"
 BSS = "terms.belief={weight: 0.5, objective: {name: npo, role: belief}}"
 REFRESHED = [BSS, "beliefs={num_samples: 2, max_new_tokens: 6, every_n_epochs: 2}"]
 BY_STEPS = [BSS, "beliefs={num_samples: 2, max_new_tokens: 6, every_n_epochs: null, every_n_steps: 3}"]
@@ -38,11 +39,13 @@ TABLE = [
     [LORA, *REFRESHED, *IN_BACKWARD],
     [CUT, MODEL, ANNEAL, *REFRESHED],
     [CUT, LORA, DUAL, *IN_BACKWARD],
-    [CUT, SELECT, *IN_BACKWARD, *COSINE],
-    [CUT, LORA, RECTIFY],
-    [MODEL, RECTIFY, DUAL, *BY_STEPS],
-    [LORA, SELECT, ANNEAL],
-    [CUT, MODEL, SELECT, *IN_BACKWARD],
+    [CUT, SELECT, *BY_STEPS, *IN_BACKWARD],
+    [CUT, LORA, RECTIFY_BSS, *REFRESHED],
+    [MODEL, DUAL, RECTIFY_BSS, *BY_STEPS],
+    [LORA, SELECT, ANNEAL, *BY_STEPS],
+    [ANNEAL, DUAL, *REFRESHED, *IN_BACKWARD],
+    [CUT, RECTIFY, SELECT, *COSINE],
+    [CUT, MODEL, SELECT, *REFRESHED, *IN_BACKWARD],
 ]
 """Every pair of {``max_steps``, dropout, schedule, BS-S, optimizer} that goes together is in a row."""
 
