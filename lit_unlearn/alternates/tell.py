@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import lightning as L
+from lightning.fabric import Fabric
+from transformers import PreTrainedModel
 
 from lit_unlearn.alternates.settings import AlternatesConfig
+from lit_unlearn.benchmarks.base import Example
 from lit_unlearn.data.alternates import new_answers, requests_for
+from lit_unlearn.data.tokenize import Encoder
 from lit_unlearn.display.phases import Planned
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
@@ -45,7 +51,21 @@ def tell(config: AlternatesConfig) -> None:
 
     fabric = build_fabric(config.trainer)
     fabric.launch()
-    run_dir = open_run(config.output_dir, resume=False, overwrite=config.overwrite)
+    with open_run(config.output_dir, resume=False, overwrite=config.overwrite) as run_dir:
+        _tell(config, fabric, model, encoder, forget, prompts, run_dir)
+
+
+def _tell(
+    config: AlternatesConfig,
+    fabric: Fabric,
+    model: PreTrainedModel,
+    encoder: Encoder,
+    forget: Sequence[Example],
+    prompts: Sequence[Prompt],
+    run_dir: Path,
+) -> None:
+    """All that writes into ``run_dir``, which is this run's alone."""
+    num = config.num
     L.seed_everything(config.seed, verbose=False)
     mine = range(rank(), len(prompts), world_size())
     size, length = config.evaluation.batch_size, config.evaluation.max_new_tokens

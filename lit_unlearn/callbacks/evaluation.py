@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lightning as L
+import torch
 
-from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
@@ -34,24 +36,28 @@ class Evaluation(L.Callback):
         evaluator: Evaluator,
         run_dir: Path,
         every_n_epochs: int,
-        load_retain_model: Callable[[], ScoringEngine] | None,
+        ask_retain_model: Callable[[torch.device], Records] | None,
     ) -> None:
-        """``load_retain_model`` is called once, and only if its records are not there yet."""
+        """``ask_retain_model`` is called once, and only if its records are not there yet."""
         self.evaluator, self.every_n_epochs = evaluator, every_n_epochs
-        self.directory, self.load_retain_model = run_dir / "records", load_retain_model
+        self.directory, self.ask_retain_model = run_dir / "records", ask_retain_model
         self.numbers: dict[str, dict[str, float]] = {}
         self.original: Records = {}
         self.last: Evaluated | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
-        device = pl_module.device
-        if self.load_retain_model is not None:
-            loader = self.load_retain_model
-            self.evaluator.retain_model = self._records("retain_model", lambda: loader().to(device), trainer)
+        if self.ask_retain_model is not None:
+            ask = partial(self.ask_retain_model, pl_module.device)
+            self.evaluator.retain_model = self._records("retain_model", ask, trainer)
         if self.evaluator.retain_model is not None:
             self.numbers["retain_model"] = self.evaluator.report(self.evaluator.retain_model)
-        self.original = self._records("original", lambda: pl_module.engine, trainer)
+        if trainer.ckpt_path is not None and not are_complete(self.directory / "original"):
+            raise UserError(
+                f"resume=true, but the records in {self.directory / 'original'} are not whole; the policy has moved, "
+                "so the original model can no longer be asked: put them back or start another run"
+            )
+        self.original = self._records("original", lambda: self.evaluator.ask(pl_module.engine, "original"), trainer)
         self._log("original", self.original, pl_module, step=0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -84,13 +90,13 @@ class Evaluation(L.Callback):
         for logger in pl_module.loggers:
             logger.log_metrics(logged, step=step)
 
-    def _records(self, name: str, load: Callable[[], ScoringEngine], trainer: L.Trainer) -> Records:
+    def _records(self, name: str, ask: Callable[[], Records], trainer: L.Trainer) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""
         directory = self.directory / name
         if are_complete(directory):
             return read_records(directory)
         with trainer.precision_plugin.forward_context():
-            records = self.evaluator.ask(load(), name)
+            records = ask()
         if rank() == 0:
             write_records(directory, records)
         return records

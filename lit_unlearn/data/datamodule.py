@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lit_unlearn.data.alternates import Pairing
@@ -45,7 +46,15 @@ class UnlearnData(L.LightningDataModule):
             self.trainer.global_rank,
             self.trainer.world_size,
         )
-        return DataLoader(_Steps(self.rows), batch_size=None, sampler=self.sampler, collate_fn=_as_is)  # type: ignore[arg-type]
+        # Its own generator: else each epoch's iterator draws from the global one, which dropout draws from too, and a
+        # resumed run makes an iterator less.
+        return DataLoader(
+            _Steps(self.rows),
+            batch_size=None,
+            sampler=self.sampler,  # type: ignore[arg-type]
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            generator=torch.Generator(),
+        )
 
     def on_before_batch_transfer(self, batch: dict[Role, list[Encoded]], dataloader_idx: int) -> dict[Role, Rows]:
         """Pad here, in the main process, where the belief store and the reference's log-probs are never stale."""

@@ -26,6 +26,7 @@ def asking_title(name: str) -> str:
 class Evaluator:
     """Asks the probes, keeps the answers, reports the metrics."""
 
+    benchmark: Benchmark
     encoder: Encoder
     probes: Sequence[EncodedProbe]
     metrics: Mapping[str, Metric]
@@ -34,7 +35,12 @@ class Evaluator:
 
     @classmethod
     def of(cls, benchmark: Benchmark, encoder: Encoder, metrics: Mapping[str, Metric], asking: Asking) -> Evaluator:
-        return cls(encoder, [encode_probe(encoder, probe) for probe in benchmark.probes()], metrics, asking)
+        probes = [encode_probe(encoder, probe) for probe in benchmark.probes()]
+        return cls(benchmark, encoder, probes, metrics, asking)
+
+    def in_tokens_of(self, encoder: Encoder) -> Evaluator:
+        """The same questions for a model with a tokenizer of its own: its ids mean nothing to another's."""
+        return self.of(self.benchmark, encoder, self.metrics, self.asking)
 
     def know_retain_model(self, records: Records) -> None:
         """Take the retain model's answers from an earlier run.

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+import yaml
 
 PACKAGES = (
     *("torch", "lightning", "transformers", "tokenizers", "safetensors", "datasets"),
@@ -19,6 +20,8 @@ PACKAGES = (
 )
 SECRET = re.compile(r"secret|passw|credential|(keys?|token)(?=$|[._\-\[])", re.IGNORECASE)
 """Names that hide a secret: ``wandb.api_key``, ``HF_TOKEN``; not ``max_new_tokens``, ``tokenizer``."""
+_NAMED = re.compile(r"(secret|passw|credential|keys?|token)\w*[\"']?\s*[:=]", re.IGNORECASE)
+_NEVER_A_NUMBER_OF = re.compile(r"secret|passw|credential|api[_-]?key", re.IGNORECASE)
 HIDDEN = "<hidden>"
 
 
@@ -40,8 +43,22 @@ def environment() -> dict[str, object]:
 
 
 def _hide_argument(argument: str) -> str:
-    key, separator, _ = argument.partition("=")
-    return f"{key}={HIDDEN}" if separator and SECRET.search(key) else argument
+    """The value of an argument is YAML, so a secret may sit in it at any depth."""
+    key, separator, text = argument.partition("=")
+    if not separator:
+        return argument
+    if SECRET.search(key):
+        return f"{key}={HIDDEN}"
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return f"{key}={HIDDEN}" if _NAMED.search(text) else argument
+    if isinstance(value, str):  # in quotes, as a shell may want it
+        value = _written_tree(value)
+    clean = without_secrets(value)
+    if clean == value:
+        return argument
+    return f"{key}={yaml.safe_dump(clean, default_flow_style=True, width=10**6, sort_keys=False).strip()}"
 
 
 def _git() -> dict[str, object] | None:
@@ -79,14 +96,31 @@ def without_secrets(obj: object) -> object:
 
     def clean(node: object) -> object:
         if isinstance(node, Mapping):
-            return {k: HIDDEN if SECRET.search(str(k)) and _holds(v) else clean(v) for k, v in node.items()}
+            return {k: HIDDEN if SECRET.search(str(k)) and _holds(str(k), v) else clean(v) for k, v in node.items()}
         if isinstance(node, list | tuple):
             return [clean(value) for value in node]
-        return HIDDEN if isinstance(node, str) and any(secret in node for secret in secrets) else node
+        if not isinstance(node, str):
+            return node
+        inner = _written_tree(node)
+        hidden = any(secret in node for secret in secrets) or (inner is not None and clean(inner) != inner)
+        return HIDDEN if hidden else node
 
     return clean(obj)
 
 
-def _holds(value: object) -> bool:
-    """A number or an empty setting is no secret."""
-    return value is not None and not isinstance(value, bool | int | float)
+def _written_tree(text: str) -> dict | list | None:
+    """What a text says that is a mapping or a list in YAML's or JSON's braces."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
+    return value if isinstance(value, dict | list) else None
+
+
+def _holds(name: str, value: object) -> bool:
+    """An empty setting is no secret; nor is a number, as of ``token`` or ``keys``, unless its name leaves no doubt."""
+    if isinstance(value, int | float):
+        return not isinstance(value, bool | float) and _NEVER_A_NUMBER_OF.search(name) is not None
+    return value is not None

@@ -18,46 +18,57 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.lora import merged_weights
+from lit_unlearn.recording.lock import LOCK, locked
 
-MARKS = ("config.yaml", "environment.json")
-"""Files by which a directory is known as a run of ours."""
+MARKS = ("environment.json", "config.yaml")
+"""Files by which a directory is known as a run of ours, in the order in which they are written."""
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
-def open_run(output_dir: str, resume: bool, overwrite: bool) -> Path:
-    """Make or find the run directory; results that are there are never lost silently. Other ranks only learn the path.
+@contextmanager
+def open_run(output_dir: str, resume: bool, overwrite: bool) -> Iterator[Path]:
+    """Make or find the run directory and hold it for the body; results that are there are never lost silently.
+
+    Other ranks of the run only learn the path.
 
     Raises:
         UserError: the directory is in use, has nothing to resume, or is not ours to replace.
     """
     run_dir = Path(output_dir)
     if rank_zero_only.rank != 0:  # the first rank may already have written into it
-        return run_dir
+        yield run_dir
+        return
     if resume and overwrite:
         raise UserError("resume=true and overwrite=true contradict each other; choose one")
     if run_dir.exists() and not run_dir.is_dir():
         raise UserError(f"output_dir={output_dir} is a file; choose another output_dir=...")
-    if resume:
-        if not all((run_dir / name).is_file() for name in MARKS):
-            raise UserError(f"nothing to resume in output_dir={output_dir}: no run was started there")
-    elif run_dir.is_dir() and any(run_dir.iterdir()):
-        if not overwrite:
-            raise UserError(
-                f"output_dir={output_dir} is not empty; choose another output_dir=..., "
-                "or resume=true to go on, or overwrite=true to replace it"
-            )
-        _clear(run_dir)
+    if resume and not _was_started(run_dir):
+        raise UserError(f"nothing to resume in output_dir={output_dir}: no run was started there")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir={output_dir} cannot be made: {error.strerror}") from error
-    return run_dir
+    with locked(run_dir):
+        if not resume and (_was_started(run_dir) or _holds_more(run_dir)):
+            if not overwrite:
+                raise UserError(
+                    f"output_dir={output_dir} is not empty; choose another output_dir=..., "
+                    "or resume=true to go on, or overwrite=true to replace it"
+                )
+            _clear(run_dir)
+        for litter in run_dir.rglob(".*.tmp"):  # of a run that was killed: ``replacing`` makes such names
+            litter.unlink()
+        yield run_dir
 
 
-def last_checkpoint(run_dir: Path) -> Path | None:
-    """Where a resumed run goes on; None in a new run, and in one that was interrupted before its first checkpoint."""
-    path = run_dir / "checkpoints" / "last.ckpt"
-    return path if path.is_file() else None
+def _was_started(run_dir: Path) -> bool:
+    return all((run_dir / name).is_file() for name in MARKS)
+
+
+def _holds_more(run_dir: Path) -> bool:
+    """More than a start leaves that was killed before it had written both marks."""
+    left = [child.name for child in run_dir.iterdir() if child.name not in (LOCK, MARKS[0])]
+    return any(not (name.startswith(".") and name.endswith(".tmp")) for name in left)
 
 
 def _clear(run_dir: Path) -> None:
@@ -69,6 +80,8 @@ def _clear(run_dir: Path) -> None:
         )
     # The marks go last, so that an interrupted overwrite can be started again.
     for child in sorted(run_dir.iterdir(), key=lambda child: child.name in MARKS):
+        if child.name == LOCK:
+            continue
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:

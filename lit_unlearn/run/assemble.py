@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lightning as L
+import torch
 from transformers import PreTrainedModel
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
@@ -22,10 +23,12 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.evaluation.base import Records
+from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.run.plan import UNLEARNING
-from lit_unlearn.run.prepare import Study
+from lit_unlearn.run.prepare import Study, build_encoder
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optim import freeze_others
 from lit_unlearn.training.optimizers import hold_weights
@@ -57,8 +60,8 @@ def assemble(
         log.warning("%s with model.attention=%s cannot run packed rows: they are padded", kind, config.model.attention)
     module = UnlearnModule(engine, study.terms, config.optim, reference)
 
-    load_retain_model = retain_model_loader(config, retain_model)
-    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, load_retain_model)
+    ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
+    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model)
     callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
     if study.plan.stored:
         directory = Path(config.model.reference_cache or run_dir / "reference")
@@ -72,8 +75,16 @@ def assemble(
     return module, data, [*callbacks, *study.schedules], evaluation
 
 
-def retain_model_loader(config: Config, path: str | None):
-    """A function that loads the retain model's engine, or None where none is named."""
+def retain_model_asker(
+    config: Config, path: str | None, evaluator: Evaluator
+) -> Callable[[torch.device], Records] | None:
+    """A function that loads the retain model, asks it in tokens of its own and lets it go; None where none is named."""
     if path is None:
         return None
-    return lambda: ScoringEngine(load_pretrained(path, config.model)[0], config.model.logits_mib)
+
+    def ask(device: torch.device) -> Records:
+        model, tokenizer = load_pretrained(path, config.model)
+        own = evaluator.in_tokens_of(build_encoder(config, tokenizer, model))
+        return own.ask(ScoringEngine(model, config.model.logits_mib).to(device), "retain_model")
+
+    return ask

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import lightning as L
+import torch
+from transformers import PreTrainedModel
 
 from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.evaluation.base import Records
+from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import write_records
 from lit_unlearn.evaluation.report import table
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.outputs import open_run, write_json
-from lit_unlearn.run.assemble import retain_model_loader
+from lit_unlearn.run.assemble import retain_model_asker
 from lit_unlearn.run.plan import plan_asking
 from lit_unlearn.run.prepare import build_encoder, build_evaluator, load_benchmark
 from lit_unlearn.run.resume import dated, write_start
@@ -28,20 +35,29 @@ def evaluate(config: Config) -> None:
     policy, tokenizer = load_pretrained(config.model.path, config.model)
     evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer, policy))
 
-    run_dir = open_run(config.output_dir, resume=False, overwrite=config.overwrite)
-    write_start(run_dir, config)
+    with open_run(config.output_dir, resume=False, overwrite=config.overwrite) as run_dir:
+        write_start(run_dir, config)
+        _run(config, policy, evaluator, run_dir)
+
+
+def _run(config: Config, policy: PreTrainedModel, evaluator: Evaluator, run_dir: Path) -> None:
+    """All that writes into ``run_dir``, which is this run's alone."""
     fabric = build_fabric(config.trainer)
     fabric.launch()
     L.seed_everything(config.seed, verbose=False)
-    engines = {"evaluated": lambda: ScoringEngine(policy, config.model.logits_mib)}
-    load_retain_model = retain_model_loader(config, config.evaluation.retain_model)
-    if load_retain_model is not None:
-        engines = {"retain_model": load_retain_model, **engines}
+    asks: dict[str, Callable[[torch.device], Records]] = {
+        "evaluated": lambda device: evaluator.ask(
+            ScoringEngine(policy, config.model.logits_mib).to(device), "evaluated"
+        )
+    }
+    ask_retain_model = retain_model_asker(config, config.evaluation.retain_model, evaluator)
+    if ask_retain_model is not None:
+        asks = {"retain_model": ask_retain_model, **asks}
     numbers = {}
-    with display(run_dir.name, [plan_asking(name) for name in engines], shown=fabric.is_global_zero):
-        for name, load_engine in engines.items():
+    with display(run_dir.name, [plan_asking(name) for name in asks], shown=fabric.is_global_zero):
+        for name, ask in asks.items():
             with fabric.autocast():
-                records = evaluator.ask(load_engine().to(fabric.device), name)
+                records = ask(fabric.device)
             if name == "retain_model":
                 evaluator.retain_model = records
             numbers[name] = evaluator.report(records)

@@ -24,11 +24,12 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     columns = {name: numbers[name] for name in MODELS if name in numbers}
     unknown = {"forget_quality": None}  # without a retain model; the key is there all the same
     written = {name: unknown | dict(columns[name]) if name in columns else None for name in MODELS}
-    write_json(run_dir / "metrics.json", {"schema": METRICS} | written)
     history = read_history(run_dir / "history.csv")
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             log_squeeze_plot(logger, history)
+    # The last file: where it is, the run is finished.
+    write_json(run_dir / "metrics.json", {"schema": METRICS} | written)
     paths = [str(run_dir / name) for name in SHOWN if (run_dir / name).exists()]
     paths += [wandb_address(logger) for logger in loggers if isinstance(logger, WandbLogger)]
     lines = "\n".join(f"  {path}" for path in paths)

@@ -22,7 +22,7 @@ from lit_unlearn.recording.wandb_run import close_wandb
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.resume import dated, write_start
+from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of, tell_finished, write_start
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_trainer, prepare_device
@@ -33,16 +33,24 @@ def finetune(config: Config) -> None:
     """Write ``output_dir/target`` and ``output_dir/retain``, without unlearning."""
     config = dated(config)
     assert config.finetune is not None
+    if config.resume and not config.overwrite:
+        check_resumed(Path(config.output_dir), config)
+        if not missing_models(Path(config.output_dir)):
+            tell_finished(config.output_dir)
+            return
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)
+    L.seed_everything(config.seed, verbose=False)
     policy, tokenizer = load_model(config.model, corpus(config, benchmark))
-    prepare(config, benchmark, policy, tokenizer)
-    run_dir = open_run(config.output_dir, config.resume, config.overwrite)
-    write_start(run_dir, config)
-    plan = plan_finetuning(config.finetune, benchmark, run_dir)
-    with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
-        made = finetune_models(config, config.finetune, benchmark, run_dir)
+    inputs = inputs_of(prepare(config, benchmark, policy, tokenizer), policy)
+    if config.resume:
+        check_inputs(Path(config.output_dir), inputs)
+    with open_run(config.output_dir, config.resume, config.overwrite) as run_dir:
+        write_start(run_dir, config, inputs)
+        plan = plan_finetuning(config.finetune, benchmark, run_dir)
+        with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
+            made = finetune_models(config, config.finetune, benchmark, run_dir)
     if rank_zero_only.rank == 0:
         print("\n".join(f"{kind} model: {path}" for kind, path in made.items()))
 

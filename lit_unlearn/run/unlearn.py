@@ -13,14 +13,23 @@ from lit_unlearn.callbacks.page import Page
 from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.models.load import load_model, load_pretrained
-from lit_unlearn.recording.outputs import last_checkpoint, open_run, save_model
+from lit_unlearn.recording.checkpoints import last_checkpoint
+from lit_unlearn.recording.outputs import open_run, save_model
 from lit_unlearn.recording.wandb_run import close_wandb
 from lit_unlearn.run.assemble import assemble
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.results import write_results
-from lit_unlearn.run.resume import check_resumed, dated, write_start
+from lit_unlearn.run.resume import (
+    check_inputs,
+    check_resumed,
+    dated,
+    inputs_of,
+    is_finished,
+    tell_finished,
+    write_start,
+)
 from lit_unlearn.run.target import finetune_models
 from lit_unlearn.training.trainer import build_trainer, prepare_device
 
@@ -28,19 +37,24 @@ from lit_unlearn.training.trainer import build_trainer, prepare_device
 def unlearn(config: Config) -> None:
     """Everything ``python -m lit_unlearn.train`` does once its arguments are right."""
     config = dated(config)
+    if config.resume and not config.overwrite:
+        check_resumed(Path(config.output_dir), config)
+        if is_finished(Path(config.output_dir)):
+            tell_finished(config.output_dir)
+            return
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)
     L.seed_everything(config.seed, verbose=False)
     policy, tokenizer = load_model(config.model, corpus(config, benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
-
+    inputs = inputs_of(study, policy)
     if config.resume:
-        check_resumed(Path(config.output_dir), config)
-    run_dir = open_run(config.output_dir, config.resume, config.overwrite)
-    write_start(run_dir, config)
-    with display(run_dir.name, plan_run(study, benchmark, run_dir), shown=rank_zero_only.rank == 0):
-        results = _carry_out(study, benchmark, policy, tokenizer, run_dir)
+        check_inputs(Path(config.output_dir), inputs)
+    with open_run(config.output_dir, config.resume, config.overwrite) as run_dir:
+        write_start(run_dir, config, inputs)
+        with display(run_dir.name, plan_run(study, benchmark, run_dir), shown=rank_zero_only.rank == 0):
+            results = _carry_out(study, benchmark, policy, tokenizer, run_dir)
     if results is not None:
         print(results)
 
@@ -60,7 +74,7 @@ def _carry_out(
     loggers = build_loggers(config, run_dir)
     page = Page(evaluation, run_dir, config.uploads_text)
     trainer = build_trainer(config.trainer, run_dir, [*callbacks, page], loggers)
-    trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
+    trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
 
     if not trainer.is_global_zero:

@@ -58,7 +58,9 @@ class TrainerConfig:
     """Largest gradient norm; null: no clipping."""
     log_every_n_steps: int = 1
     checkpoint_every_n_epochs: int = 1
-    """Overwrite ``checkpoints/last.ckpt`` at the end of every n-th epoch; 0: keep none."""
+    """Write ``checkpoints/step-N.ckpt`` at the end of every n-th epoch and of the last; 0: none."""
+    keep_checkpoints: int = 2
+    """How many of them stay, the newest; a new one is whole on the disk before an older one goes."""
 
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
@@ -68,8 +70,9 @@ class TrainerConfig:
             )
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise ValueError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
-        if min(self.devices, self.log_every_n_steps, self.num_threads or 1) < 1 or self.checkpoint_every_n_epochs < 0:
+        counts = (self.devices, self.log_every_n_steps, self.num_threads or 1, self.keep_checkpoints)
+        if min(counts) < 1 or self.checkpoint_every_n_epochs < 0:
             raise ValueError(
-                "trainer: devices, num_threads and log_every_n_steps must be at least 1, "
+                "trainer: devices, num_threads, log_every_n_steps and keep_checkpoints must be at least 1, "
                 "checkpoint_every_n_epochs at least 0"
             )

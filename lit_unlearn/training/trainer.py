@@ -11,12 +11,23 @@ import lightning as L
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.recording.checkpoints import DurableFiles
+from lit_unlearn.training.checkpoints import Checkpoints
 from lit_unlearn.training.settings import TrainerConfig
+
+
+class _WholeEpochs(_FitLoop):
+    """Checkpoints are of epoch ends, which Lightning's own loop takes for the middle of one under ``max_steps``: the
+    resumed run would not call ``on_train_epoch_start`` and count one epoch too few."""
+
+    def _iteration_based_training(self) -> bool:
+        return False
 
 
 def prepare_device(config: TrainerConfig) -> None:
@@ -42,16 +53,9 @@ def build_trainer(
     """One optimizer batch is one batch of the loader, so nothing accumulates and Lightning's sampler stays out."""
     checkpoints: list[L.Callback] = []
     if config.checkpoint_every_n_epochs:
-        checkpoints.append(
-            ModelCheckpoint(
-                run_dir / "checkpoints",
-                filename="last",
-                every_n_epochs=config.checkpoint_every_n_epochs,
-                save_on_train_epoch_end=True,
-                enable_version_counter=False,
-            )
-        )
-    return L.Trainer(
+        every, keep = config.checkpoint_every_n_epochs, config.keep_checkpoints
+        checkpoints.append(Checkpoints(run_dir / "checkpoints", every, keep))
+    trainer = L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         strategy=_strategy(config),
@@ -61,6 +65,7 @@ def build_trainer(
         gradient_clip_val=config.gradient_clip,
         log_every_n_steps=config.log_every_n_steps,
         callbacks=[*callbacks, *checkpoints],
+        plugins=[DurableFiles()],
         logger=list(loggers),
         default_root_dir=run_dir,
         use_distributed_sampler=False,
@@ -69,6 +74,9 @@ def build_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+    trainer.fit_loop = _WholeEpochs(trainer, max_epochs=config.max_epochs)
+    trainer.fit_loop.epoch_loop = _TrainingEpochLoop(trainer, max_steps=config.max_steps)
+    return trainer
 
 
 def build_fabric(config: TrainerConfig) -> Fabric:

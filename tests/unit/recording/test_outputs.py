@@ -12,16 +12,23 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.recording.environment import HIDDEN, environment, without_secrets
-from lit_unlearn.recording.outputs import last_checkpoint, open_run, save_model, write_json, write_text
+from lit_unlearn.recording.outputs import open_run, save_model, write_json, write_text
 
 KEY = "0123456789abcdef" * 2
 
 
-def a_run(path, last: bool = True):
+def a_run(path):
     (path / "checkpoints").mkdir(parents=True)
-    for name in ["config.yaml", "environment.json", *(["checkpoints/last.ckpt"] if last else [])]:
+    for name in ["config.yaml", "environment.json", "checkpoints/last.ckpt"]:
         (path / name).write_text("x")
     return path
+
+
+def opened(path, resume: bool = False, overwrite: bool = False) -> list[str]:
+    """What an opened run directory holds, but for its lock."""
+    with open_run(str(path), resume, overwrite) as run_dir:
+        assert run_dir == path
+        return [name for name in files(path) if name != ".lock"]
 
 
 def files(path):
@@ -30,27 +37,40 @@ def files(path):
 
 def test_a_new_and_an_empty_directory_are_opened(tmp_path):
     for _ in range(2):
-        assert open_run(str(tmp_path / "deep" / "run"), resume=False, overwrite=False) == tmp_path / "deep" / "run"
+        assert opened(tmp_path / "deep" / "run") == []
         assert files(tmp_path) == ["deep", "deep/run"]
 
 
 def test_a_used_directory_is_refused_with_the_three_ways_out(tmp_path):
     before = files(a_run(tmp_path / "run"))
     with pytest.raises(UserError, match=r"not empty.*another output_dir=.*resume=true.*overwrite=true"):
-        open_run(str(tmp_path / "run"), resume=False, overwrite=False)
+        opened(tmp_path / "run")
     assert files(tmp_path / "run") == before
 
 
 def test_resume_needs_an_earlier_start_and_keeps_everything(tmp_path):
     before = files(a_run(tmp_path / "run"))
-    open_run(str(tmp_path / "run"), resume=True, overwrite=False)
-    assert files(tmp_path / "run") == before
-    assert last_checkpoint(tmp_path / "run") == tmp_path / "run" / "checkpoints" / "last.ckpt"
-    young = open_run(str(a_run(tmp_path / "young", last=False)), resume=True, overwrite=False)
-    assert last_checkpoint(young) is None
+    assert opened(tmp_path / "run", resume=True) == before
     with pytest.raises(UserError, match=r"no run was started there"):
-        open_run(str(tmp_path / "absent"), resume=True, overwrite=False)
+        opened(tmp_path / "absent", resume=True)
     assert not (tmp_path / "absent").exists()
+
+
+def test_what_a_killed_run_left_half_written_is_swept_up(tmp_path):
+    before = files(a_run(tmp_path / "run"))
+    (tmp_path / "run" / "checkpoints" / ".step-00000004.ckpt.77.tmp").write_text("x")
+    (tmp_path / "run" / ".metrics.json.77.tmp").write_text("x")
+    assert opened(tmp_path / "run", resume=True) == before
+
+
+def test_a_start_that_was_killed_before_it_was_written_down_is_started_again(tmp_path):
+    for name in ("environment.json", ".config.yaml.77.tmp"):
+        (tmp_path / name).write_text("{}")
+    assert opened(tmp_path) == ["environment.json"]
+    (tmp_path / "config.yaml").write_text("x")  # alone it might be anybody's
+    (tmp_path / "environment.json").unlink()
+    with pytest.raises(UserError, match="not empty"):
+        opened(tmp_path)
 
 
 def test_overwrite_empties_a_run_and_nothing_behind_its_links(tmp_path):
@@ -58,7 +78,7 @@ def test_overwrite_empties_a_run_and_nothing_behind_its_links(tmp_path):
     elsewhere.mkdir()
     (elsewhere / "thesis.tex").write_text("x")
     (run / "link").symlink_to(elsewhere)
-    open_run(str(run), resume=False, overwrite=True)
+    assert opened(run, overwrite=True) == []
     assert files(run) == []
     assert files(elsewhere) == ["thesis.tex"]
 
@@ -67,21 +87,23 @@ def test_overwrite_never_removes_a_folder_that_is_not_a_run(tmp_path):
     (tmp_path / "config.yaml").write_text("x")
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match=r"no environment\.json"):
-        open_run(str(tmp_path), resume=False, overwrite=True)
+        opened(tmp_path, overwrite=True)
     assert files(tmp_path) == ["config.yaml", "thesis.tex"]
 
 
 def test_contradictions_and_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="choose one"):
-        open_run(str(tmp_path), resume=True, overwrite=True)
+        opened(tmp_path, resume=True, overwrite=True)
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):
-        open_run(str(tmp_path / "file"), resume=False, overwrite=True)
+        opened(tmp_path / "file", overwrite=True)
 
 
 def test_other_ranks_do_not_stumble_over_what_the_first_wrote(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert open_run(str(a_run(tmp_path / "run")), resume=False, overwrite=False) == tmp_path / "run"
+    with open_run(str(a_run(tmp_path / "run")), resume=False, overwrite=False) as run_dir:
+        assert run_dir == tmp_path / "run"
+        assert ".lock" not in files(run_dir)
 
 
 def test_json_is_valid_sorted_and_exact(tmp_path):
@@ -114,6 +136,31 @@ def test_environment_tells_versions_and_command_but_no_secret(tmp_path, monkeypa
     assert told["cpu"]["count"] >= 1
     assert told["command"] == ["train", f"wandb.api_key={HIDDEN}", HIDDEN, "beliefs.max_new_tokens=8", "seed=1"]
     assert KEY not in text
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("a={api_key: s3cret, n: {token: [s3cret], m: 3}}", "a={api_key: <hidden>, n: {token: <hidden>, m: 3}}"),
+        ("a=[{b: {hf_token: s3cret}}]", "a=[{b: {hf_token: <hidden>}}]"),
+        ('a={"password": "s3cret with blanks", "b": 1}', "a={password: <hidden>, b: 1}"),
+        ("a={password: 5310}", "a={password: <hidden>}"),
+        ("a='{api_key: s3cret}'", "a={api_key: <hidden>}"),
+        ("a={api_key: s3cret", "a=<hidden>"),
+        ("a={api_key: {value: s3cret}}", "a={api_key: <hidden>}"),
+        ("beliefs={max_new_tokens: 8, num_samples: 2}", "beliefs={max_new_tokens: 8, num_samples: 2}"),
+        ("terms.forget={weight:  .5}", "terms.forget={weight:  .5}"),
+    ],
+)  # fmt: skip
+def test_a_secret_is_hidden_at_any_depth_of_an_argument(argument, told, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", argument])
+    assert environment()["command"] == ["train", told]
+
+
+def test_a_secret_is_hidden_at_any_depth_of_the_settings():
+    settings = {"a": {"b": [{"api_key": "s3cret"}, "{token: s3cret}"], "pin": {"password": 5310}, "keys": 3}}
+    told = {"a": {"b": [{"api_key": HIDDEN}, HIDDEN], "pin": {"password": HIDDEN}, "keys": 3}}
+    assert without_secrets(settings) == told
 
 
 def test_secrets_are_hidden_and_hyperparameters_are_not(monkeypatch):
