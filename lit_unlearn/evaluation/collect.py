@@ -68,7 +68,7 @@ def collect(engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedPro
             answer.greedy,
             one.target,
             texts[one.row.prompt] if one.speaks else None,
-            one.row.answer[-1] == encoder.end.id,
+            ended=one.row.answer[-1] == encoder.end.id,
         )
         for one, answer in zip(mine, scored, strict=True)
     }
