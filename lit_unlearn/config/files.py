@@ -80,7 +80,7 @@ def read_conf(path: Path) -> dict[str, Any]:
     below = read_yaml(parent)
     if "base" in below:
         raise UserError(f"{path}: base: {base} has a base itself; one parent is the limit")
-    drop_fields_of_other_name(below, content)
+    make_way(below, content)
     return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.merge(below, content)))
 
 
@@ -100,12 +100,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content)
 
 
-def drop_fields_of_other_name(written: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """Another objective or benchmark starts from its own defaults: the old one's fields must not haunt it."""
+def make_way(written: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """Take out of ``written`` what must not show under ``overrides``.
+
+    Another objective or benchmark starts from its own defaults, without the old one's fields; and what may be written
+    everywhere of one benchmark, as a run's ``config.yaml`` has it, says nothing of another.
+    """
+    other = _benchmark(overrides)
+    if other is not None and other != _benchmark(written) and written.get("privacy") == "full":
+        del written["privacy"]
+    _drop_fields_of_other_name(written, overrides)
+
+
+def _benchmark(settings: Any) -> str | None:
+    """Its name; None: it is not said."""
+    for key in ("data", "benchmark", "name"):
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
+
+
+def _drop_fields_of_other_name(written: dict[str, Any], overrides: dict[str, Any]) -> None:
     for key, override in overrides.items():
         node = written.get(key)
         if not isinstance(node, dict) or not isinstance(override, dict):
             continue
         if key in ("objective", "benchmark") and override.get("name", node.get("name")) != node.get("name"):
             node.clear()
-        drop_fields_of_other_name(node, override)
+        _drop_fields_of_other_name(node, override)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from lit_unlearn.command.arguments import Arguments
 from lit_unlearn.command.typed import read_overrides, typed
-from lit_unlearn.config.files import drop_fields_of_other_name, find_conf, listed_confs, read_conf
+from lit_unlearn.config.files import find_conf, listed_confs, make_way, read_conf
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
 
@@ -35,7 +35,7 @@ def load(arguments: Arguments, run_name: str = "{conf}", kind: type[Run] = Confi
     path = find_conf(settings.pop("conf"))
     written = {"output_dir": f"runs/{run_name.format(conf=path.stem)}"} | read_conf(path)
     overrides = read_overrides(settings)
-    drop_fields_of_other_name(written, overrides)
+    make_way(written, overrides)
     return typed(kind, str(path), written, overrides)
 
 

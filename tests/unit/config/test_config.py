@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_unlearn.config.checks import check_alternates, check_finetune
+from lit_unlearn.config.files import find_conf
 from lit_unlearn.config.terms import build_terms
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import BST, NPO
@@ -115,6 +116,10 @@ def test_text_stays_at_home_unless_nobody_is_in_it(tmp_path: Path, monkeypatch: 
         (True, True), (True, False), (False, False)
     ]  # fmt: skip
     assert load(["conf=llama1b_tofu"]).privacy == "full"
+    for written, expected in (("full", "local"), ("hashed", "hashed")):  # by a run on another benchmark
+        (tmp_path / "run.yaml").write_text(f"base: {find_conf('quickstart').resolve()}\nprivacy: {written}\n")
+        assert load([f"conf={tmp_path / 'run.yaml'}", "seed=1"]).privacy == written
+        assert load([f"conf={tmp_path / 'run.yaml'}", *mine[1:]]).privacy == expected
     assert load([*mine, "privacy=full"]).uploads_text
 
 
