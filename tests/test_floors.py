@@ -13,7 +13,7 @@ from lit_unlearn.command.console import COMMANDS
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
     {"errors", "parallel", "types"},
-    {"command", "display"},
+    {"command", "display", "schemas"},
     {"objectives", "benchmarks"},
     {"data"},
     {"engine"},

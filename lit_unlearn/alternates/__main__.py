@@ -13,7 +13,7 @@ main = Command(
     partial(load, run_name="{conf}_alternates", kind=AlternatesConfig),
     (
         "lit_unlearn.config.checks:check",
-        "lit_unlearn.config.checks:check_model_path",
+        "lit_unlearn.config.checks:check_alternates",
         "lit_unlearn.alternates.tell:tell",
     ),
     usage="conf=NAME [num=5] [key=value ...]",

@@ -1,4 +1,4 @@
-"""TOFU's splits, read from the Hub or from a folder in the Hub's layout; every fault names its file and line."""
+"""TOFU's splits, from the Hub or from a folder in the Hub's layout; a fault names file and line and quotes no row."""
 
 from __future__ import annotations
 
@@ -79,19 +79,22 @@ def _row(record: object, split: str, where: str) -> Row:
 
 def _field(record: dict, name: str, where: str) -> object:
     if name not in record:
-        raise UserError(f"{where}: no field '{name}', only {sorted(record)}; take the file as it is on {HUB_ID}")
+        raise UserError(f"{where}: no field '{name}' among {len(record)}; take the file as it is on {HUB_ID}")
     return record[name]
 
 
 def _text(record: dict, name: str, where: str) -> str:
     value = _field(record, name, where)
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {name} is {value!r}; it must be a text that is not empty")
+        raise UserError(f"{where}: {name} is of type {type(value).__name__}; it must be a text that is not empty")
     return value
 
 
 def _texts(record: dict, name: str, where: str) -> tuple[str, ...]:
     values = _field(record, name, where)
     if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
-        raise UserError(f"{where}: {name} is {values!r}; it must be a list, not empty, of texts that are not empty")
+        raise UserError(
+            f"{where}: {name} is of type {type(values).__name__}; it must be a list, not empty, of texts that are not "
+            "empty"
+        )
     return tuple(values)

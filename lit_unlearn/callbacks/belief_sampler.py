@@ -26,26 +26,46 @@ class BeliefSampler(L.Callback):
     """The store's only writer. Every prompt of the coming window is sampled, whichever batch it will be in."""
 
     def __init__(
-        self, store: BeliefStore, data: UnlearnData, config: BeliefConfig, stop_ids: list[int], seed: int
+        self,
+        store: BeliefStore,
+        data: UnlearnData,
+        config: BeliefConfig,
+        stop_ids: list[int],
+        seed: int,
+        keep_text: bool = True,
     ) -> None:
+        """``keep_text``: write the beliefs, whose token ids are text, into checkpoints."""
         self.store, self.data, self.config, self.stop_ids, self.seed = store, data, config, stop_ids, seed
+        self.keep_text = keep_text
         if config.every_n_steps == 1 and config.temperature == 1:
             log.warning("beliefs resampled every step at temperature 1 give no gradient in expectation; lower it")
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Beliefs of the policy's start that no checkpoint holds: sampled before one is loaded, so always the same."""
+        once = self.config.every_n_epochs is None and self.config.every_n_steps is None
+        if once and not self.keep_text:
+            pl_module.to(trainer.strategy.root_device)  # Lightning's own move comes later
+            self._refresh(pl_module, self._every_prompt())
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, period = trainer.current_epoch, self.config.every_n_epochs
-        if period is None and self.store.rounds:
-            return  # refreshed by steps, or sampled once for the whole run
+        if self.store.beliefs and (period is None or epoch % period):
+            return  # refreshed by steps, not in this epoch, or sampled once for the whole run
+        if self.store.rounds and not self.store.beliefs and rank() == 0:
+            log.warning("beliefs are sampled anew: under privacy=hashed the checkpoint holds none")
         if self.config.every_n_steps is not None:
             self._refresh_window(pl_module, epoch, 0)
-        elif period is None or epoch % period == 0:
-            self._refresh(pl_module, list(range(len(self.data.rows[Role.forget]))))
+        else:
+            self._refresh(pl_module, self._every_prompt())
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         period = self.config.every_n_steps
         more = trainer.global_step < trainer.estimated_stepping_batches
         if period is not None and more and trainer.global_step % period == 0:  # before the next batch meets the store
             self._refresh_window(pl_module, trainer.current_epoch, batch_idx + 1)
+
+    def _every_prompt(self) -> list[int]:
+        return list(range(len(self.data.rows[Role.forget])))
 
     def _refresh_window(self, pl_module: L.LightningModule, epoch: int, step: int) -> None:
         assert self.data.sampler is not None
@@ -119,6 +139,8 @@ class BeliefSampler(L.Callback):
             return [answer.logps for answer in score_answers(engine, rows, self.config.batch_size)]
 
     def state_dict(self) -> dict:
+        if not self.keep_text:
+            return {"rounds": self.store.rounds}
         stored = {
             id: [[list(b.tokens), b.logp, b.reference_logps and list(b.reference_logps)] for b in beliefs]
             for id, beliefs in self.store.beliefs.items()
@@ -127,6 +149,8 @@ class BeliefSampler(L.Callback):
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.store.rounds = state_dict["rounds"]
+        if not self.keep_text:
+            return
         self.store.beliefs = {
             id: [Belief(tuple(tokens), logp, known and tuple(known)) for tokens, logp, known in beliefs]
             for id, beliefs in state_dict["beliefs"].items()

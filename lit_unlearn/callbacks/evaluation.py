@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -10,13 +11,23 @@ import lightning as L
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
-from lit_unlearn.evaluation.records import read_records, write_records
+from lit_unlearn.evaluation.records import are_complete, read_records, write_records
 from lit_unlearn.parallel import rank
+from lit_unlearn.recording.keys import evaluation_key
 from lit_unlearn.training.module import UnlearnModule
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What was asked last."""
+
+    name: str
+    step: int
+    records: Records
+
+
 class Evaluation(L.Callback):
-    """Writes the records, logs the numbers as ``eval/<name>`` and keeps those of each model for ``metrics.json``."""
+    """Writes the records, logs the numbers by ``evaluation_key`` and keeps those of each model for ``metrics.json``."""
 
     def __init__(
         self,
@@ -29,6 +40,8 @@ class Evaluation(L.Callback):
         self.evaluator, self.every_n_epochs = evaluator, every_n_epochs
         self.directory, self.load_retain_model = run_dir / "records", load_retain_model
         self.numbers: dict[str, dict[str, float]] = {}
+        self.original: Records = {}
+        self.last: Evaluated | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
@@ -38,8 +51,8 @@ class Evaluation(L.Callback):
             self.evaluator.retain_model = self._records("retain_model", lambda: loader().to(device), trainer)
         if self.evaluator.retain_model is not None:
             self.numbers["retain_model"] = self.evaluator.report(self.evaluator.retain_model)
-        original = self._records("original", lambda: pl_module.engine, trainer)
-        self._log("original", original, pl_module, step=0)
+        self.original = self._records("original", lambda: pl_module.engine, trainer)
+        self._log("original", self.original, pl_module, step=0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -66,22 +79,18 @@ class Evaluation(L.Callback):
 
     def _log(self, name: str, records: Records, pl_module: L.LightningModule, step: int) -> None:
         self.numbers[name] = self.evaluator.report(records)
+        self.last = Evaluated(name, step, records)
+        logged = {evaluation_key(number): value for number, value in self.numbers[name].items()}
         for logger in pl_module.loggers:
-            logger.log_metrics({f"eval/{key}": value for key, value in self.numbers[name].items()}, step=step)
+            logger.log_metrics(logged, step=step)
 
     def _records(self, name: str, load: Callable[[], ScoringEngine], trainer: L.Trainer) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""
         directory = self.directory / name
-        if is_complete(directory):
+        if are_complete(directory):
             return read_records(directory)
         with trainer.precision_plugin.forward_context():
             records = self.evaluator.ask(load(), name)
         if rank() == 0:
             write_records(directory, records)
-            (directory / "complete").touch()
         return records
-
-
-def is_complete(directory: Path) -> bool:
-    """Whether a model that does not change was recorded there to the end."""
-    return (directory / "complete").is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -20,6 +21,8 @@ from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import Ask, Role
 
+log = logging.getLogger(__name__)
+
 DRAWING = "draw squeeze responses"
 BANDS = ("high", "mid", "low")
 _RANKS = {"high": (0.0, 0.1), "mid": (0.1, 0.5), "low": (0.5, 0.9)}
@@ -30,7 +33,7 @@ class SqueezeProbe(L.Callback):
 
     Also, at each of the target's positions (the target's own prefix before it), the most likely token, the mass of
     the top-k set and the entropy; and the squeeze index: change of the high band minus change of the target since the
-    start.
+    start. The responses are never written down: a resumed run draws them again before the checkpoint is loaded.
     """
 
     def __init__(self, rows: Sequence[Encoded], config: SqueezeConfig, stop_ids: list[int], seed: int) -> None:
@@ -39,29 +42,35 @@ class SqueezeProbe(L.Callback):
         self.bands: dict[str, list[Encoded]] = {}
         self.start: dict[str, float] = {}
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """The last hook in which the policy is the original model in a resumed run too."""
         assert isinstance(pl_module, UnlearnModule)
-        if not self.bands:  # a resumed run watches the responses of the original model, not of the resumed one
-            with trainer.precision_plugin.forward_context(), phase(DRAWING):
-                drawn = self._draw_bands(pl_module.engine) if rank() == 0 else {}  # no collectives inside
+        pl_module.to(trainer.strategy.root_device)  # Lightning's own move comes later
+        with trainer.precision_plugin.forward_context(), phase(DRAWING):
+            drawn = self._draw_bands(pl_module.engine) if rank() == 0 else {}  # no collectives inside
             self.bands = broadcast_object(drawn)
-            self._log(pl_module)
+            self.start = self.measure(pl_module.engine)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.ckpt_path is None:
+            self._log(pl_module, self.start)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.config.every_n_steps == 0:
-            self._log(pl_module)
+            self._look(pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step % self.config.every_n_steps:
-            self._log(pl_module)
+            self._look(pl_module)
 
-    def _log(self, pl_module: L.LightningModule) -> None:
+    def _look(self, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
         with pl_module.trainer.precision_plugin.forward_context():
-            numbers = self.measure(pl_module.engine)
-        self.start = self.start or numbers
-        change = {name: numbers[name] - self.start[name] for name in numbers}
-        numbers["index"] = change["high"] - change["target"]
+            self._log(pl_module, self.measure(pl_module.engine))
+
+    def _log(self, pl_module: L.LightningModule, measured: dict[str, float]) -> None:
+        change = {name: measured[name] - self.start[name] for name in measured}
+        numbers = measured | {"index": change["high"] - change["target"]}
         for logger in pl_module.loggers:
             logger.log_metrics({f"squeeze/{name}": value for name, value in numbers.items()}, pl_module.global_step)
 
@@ -121,14 +130,10 @@ class SqueezeProbe(L.Callback):
         return bands
 
     def state_dict(self) -> dict:
-        bands = {
-            band: [[row.id, list(row.prompt), list(row.answer)] for row in rows] for band, rows in self.bands.items()
-        }
-        return {"bands": bands, "start": self.start}
+        return {"start": self.start}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.start = state_dict["start"]
-        self.bands = {
-            band: [Encoded(id, tuple(prompt), tuple(answer)) for id, prompt, answer in rows]
-            for band, rows in state_dict["bands"].items()
-        }
+        """The numbers of the start tell whether the same responses were drawn; ``setup`` has found them again."""
+        before = state_dict["start"]
+        if any(not math.isclose(value, before[name], rel_tol=1e-3) for name, value in self.start.items()):
+            log.warning("squeeze probe: other responses than before the interruption; is this another machine?")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, cast
 
 import yaml
@@ -31,13 +33,34 @@ def typed(kind: type[T], where: str, *layers: Mapping[str, Any]) -> T:
     """``kind`` filled from the layers, later ones winning.
 
     Raises:
-        UserError: a key, type or value that ``kind`` does not take; begins with ``where``.
+        UserError: a key, type or value that ``kind`` does not take, or a number that is not finite; begins with
+            ``where``.
     """
     try:
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers)))
+        found = cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         parts = [where, str(key) if key else "", str(error).splitlines()[0]]
     except (ValueError, TypeError) as error:  # a field's own check in __post_init__
         parts = [where, str(error)]
+    else:
+        faulty = next(_non_finite(found, ()), None)
+        if faulty is None:
+            return found
+        parts = [where, faulty]
     raise UserError(": ".join(part for part in parts if part))
+
+
+def _non_finite(node: Any, path: tuple[str, ...]) -> Iterator[str]:
+    """The numbers below ``node`` that no formula can take: comparisons with NaN are False, so ranges let it pass."""
+    if isinstance(node, float) and not math.isfinite(node):
+        yield f"{'.'.join(path)}={node} must be a finite number"
+    below: Any = ()
+    if is_dataclass(node):
+        below = ((field.name, getattr(node, field.name)) for field in fields(node))
+    elif isinstance(node, Mapping):
+        below = node.items()
+    elif isinstance(node, list | tuple):
+        below = enumerate(node)
+    for name, value in below:
+        yield from _non_finite(value, (*path, str(name)))

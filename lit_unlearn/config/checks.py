@@ -22,6 +22,8 @@ def check(config: Config) -> None:
         raise UserError("terms is empty: name at least one, e.g. terms.forget.objective.name=npo")
     if not any(role in term.objective.needs.policy for term in terms.values() for role in _FORGET_PROMPTS):
         raise UserError("no term reads the forget rows, so nothing would be forgotten; add one, or use finetune")
+    if not any(term.weight for term in terms.values()):
+        raise UserError("the weight of every term is 0, so nothing would be learnt; give one a weight, e.g. 1.0")
     if config.data.alternates != "refusals" and Role.alternate not in union_of_needs(terms).policy:
         raise UserError("data.alternates is set, but no term has role: alternate; remove it or add such a term")
     sizes = [config.data.batch_size] + ([config.finetune.batch_size] if config.finetune else [])
@@ -34,6 +36,16 @@ def check(config: Config) -> None:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
     if config.model.lora is not None and config.optim.trainable is not None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
+    if config.model.gradient_checkpointing == "selective":
+        for where, several in (
+            ("logging.gradient_shares_every_n_steps", config.logging.gradient_shares_every_n_steps > 0),
+            ("schedules.gradient_rectification", "gradient_rectification" in config.schedules),
+        ):
+            if several:
+                raise UserError(
+                    f"{where} goes back through a step more than once, which model.gradient_checkpointing=selective "
+                    "does not allow: set it to none or full"
+                )
     _check_optimizer("optim", config.optim, config)
     if config.finetune is not None:
         check_finetune(config)
@@ -63,6 +75,15 @@ def check_evaluation(config: Config) -> None:
     check_model_path(config)
 
 
+def check_alternates(config: Config) -> None:
+    """Raises UserError where there is no model to ask, or its answers may not be written."""
+    if not config.keeps_text:
+        raise UserError(
+            "privacy=hashed writes no answers, and alternates are answers to the forget questions: set privacy=local"
+        )
+    check_model_path(config)
+
+
 def check_model_path(config: Config) -> None:
     if config.model.path is None:
         raise UserError("model.path is not set: give the directory or the Hub id of the original model")
@@ -81,3 +102,5 @@ def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:
         raise UserError(f"{chosen} moves weights before ranks could meet: set trainer.devices=1, or {where}.name=adamw")
     if where == "optim" and "gradient_rectification" in config.schedules:
         raise UserError(f"{chosen} keeps no gradient for schedules.gradient_rectification: set {where}.name=adamw")
+    if where == "optim" and config.logging.gradient_shares_every_n_steps:
+        raise UserError(f"{chosen} keeps no gradient for logging.gradient_shares_every_n_steps: set {where}.name=adamw")

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from lit_unlearn.command.arguments import Arguments
 from lit_unlearn.command.typed import read_overrides, typed
-from lit_unlearn.config.files import conf_names, drop_fields_of_other_name, find_conf, read_conf
+from lit_unlearn.config.files import drop_fields_of_other_name, find_conf, listed_confs, read_conf
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
 
@@ -31,7 +31,7 @@ def load(arguments: Arguments, run_name: str = "{conf}", kind: type[Run] = Confi
     """
     settings = dict(arguments.settings)
     if "conf" not in settings:
-        raise UserError(f"conf=NAME is missing; choose one of {', '.join(conf_names())}, or conf=PATH of a YAML file")
+        raise UserError(f"conf=NAME is missing; choose one of {listed_confs()}, or conf=PATH of a YAML file")
     path = find_conf(settings.pop("conf"))
     written = {"output_dir": f"runs/{run_name.format(conf=path.stem)}"} | read_conf(path)
     overrides = read_overrides(settings)
@@ -41,8 +41,4 @@ def load(arguments: Arguments, run_name: str = "{conf}", kind: type[Run] = Confi
 
 def conf_listing() -> dict[str, str]:
     """The confs found from here, for ``--help``."""
-    names = conf_names()
-    top = [name for name in names if "/" not in name]
-    folders = sorted({name.rpartition("/")[0] for name in names} - {""})
-    counts = {folder: sum(name.startswith(f"{folder}/") for name in names) for folder in folders}
-    return {"confs": ", ".join([*top, *(f"{folder}/... ({number})" for folder, number in counts.items())])}
+    return {"confs": listed_confs()}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from lit_unlearn.callbacks.settings import BeliefConfig, SqueezeConfig
 from lit_unlearn.data.settings import DataConfig
@@ -12,6 +11,9 @@ from lit_unlearn.evaluation.settings import EvaluationConfig
 from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.recording.settings import LoggingConfig
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
+
+PUBLIC = ("authors", "tofu")
+"""Benchmarks of people who never lived, whose text may go everywhere unless something else is asked for."""
 
 
 @dataclass
@@ -22,10 +24,6 @@ class TermConfig:
     """``name`` of an objective and its fields; ``package.module:Class`` loads one from outside."""
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not math.isfinite(self.weight):
-            raise ValueError(f"the weight of a term must be a finite number, not {self.weight}")
-
 
 @dataclass
 class FinetuneConfig:
@@ -34,6 +32,13 @@ class FinetuneConfig:
     max_epochs: int = 5
     batch_size: int = 32
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.max_epochs, self.batch_size) < 1:
+            raise ValueError(
+                f"finetune.max_epochs={self.max_epochs} and batch_size={self.batch_size} must be at least 1; "
+                "finetune=null makes no models"
+            )
 
 
 @dataclass
@@ -55,6 +60,11 @@ class Config:
     """Null: no squeezing probe."""
     finetune: FinetuneConfig | None = None
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    privacy: Literal["full", "local", "hashed"] | None = None
+    """Where questions and answers may be written. ``full``: everywhere, W&B too. ``local``: in the run directory only.
+    ``hashed``: nowhere; records hold ids and numbers, checkpoints no beliefs, and a tiny model's vocabulary is made
+    from the retain rows alone. What a model knows stays in its weights, and a resumed run samples its beliefs anew.
+    Null: ``full`` for the benchmarks ``authors`` and ``tofu``, ``local`` for any other."""
     output_dir: str = "???"
     """Run directory; runs/<conf name> unless set."""
     seed: int = 0
@@ -69,3 +79,15 @@ class Config:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed={self.seed} must be from 0 to {2**32 - 1}")
+        if self.privacy is None:
+            self.privacy = "full" if self.data.benchmark.get("name") in PUBLIC else "local"
+
+    @property
+    def keeps_text(self) -> bool:
+        """Questions, answers and beliefs may be written into the run directory."""
+        return self.privacy != "hashed"
+
+    @property
+    def uploads_text(self) -> bool:
+        """They may leave it too, as to W&B."""
+        return self.privacy == "full"

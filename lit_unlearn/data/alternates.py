@@ -165,7 +165,7 @@ def _plain(text: str) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_bytes().decode("utf-8").split("\n")  # a text's own line separators must not end a row
+        return path.read_bytes().decode("utf-8-sig").split("\n")  # a text's own line separators must not end a row
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{line}: not UTF-8 ({error.reason})") from error
@@ -180,7 +180,10 @@ def _record(line: str, where: str) -> tuple[int, list[str]]:
         raise UserError(f'{where}: expected {{"id": int, "alternates": [str, ...]}}')
     id, texts = record["id"], record["alternates"]
     if type(id) is not int:
-        raise UserError(f"{where}: id is {id!r}; it must be the whole number of a forget row")
+        raise UserError(f"{where}: id is of type {type(id).__name__}; it must be the whole number of a forget row")
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise UserError(f"{where}: alternates is {texts!r}; it must be a list, not empty, of texts that are not empty")
+        raise UserError(
+            f"{where}: alternates is of type {type(texts).__name__}; it must be a list, not empty, of texts that are "
+            "not empty"
+        )
     return id, texts

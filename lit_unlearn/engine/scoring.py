@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,8 @@ class Step:
     """Mean of each term, unweighted."""
     stats: dict[str, float]
     """``<term>_<name>`` -> mean, with the weights of the term's loss."""
+    each: Mapping[str, Tensor] = field(default_factory=dict)
+    """The weighted terms one by one, differentiable like ``loss``, which is formed as if nobody had asked."""
 
 
 class ScoringEngine(nn.Module):
@@ -62,10 +64,12 @@ class ScoringEngine(nn.Module):
         reference: StatesByRole,
         weights: Mapping[str, float] | None = None,
         apart: Collection[str] = (),
+        each: bool = False,
     ) -> Step:
         """Weighted sum of the terms' means over the rows of all ranks; every rank must call it.
 
         ``weights``: of the terms, in place of their own. ``apart``: terms whose part of the loss is wanted by itself.
+        ``each``: every term is wanted by itself too, at the price of the head's work a second time.
         The gradient of a slice is formed while its logits are there, up to the hidden states and into the head's own
         buffer; the backward takes over from the hidden states.
         """
@@ -84,7 +88,12 @@ class ScoringEngine(nn.Module):
         means = means_of({name: sums[name] for name in terms}, overall, local)
         losses = {name: means[f"{name}/loss"] for name in terms}
         stats = {key.replace("/", "_"): value for key, value in means.items() if not key.endswith("/loss")}
-        return Step(loss, loss_apart, losses, stats)
+        alone = (
+            {n: self._part({n: term}, policy, reference, factors, {}, keep=False) for n, term in terms.items()}
+            if each
+            else {}
+        )
+        return Step(loss, loss_apart, losses, stats, alone)
 
     def states(self, batch: Batch, asks: Mapping[Role, Ask]) -> dict[Role, States]:
         """One forward of the body over all asked roles, packed; only kept positions survive."""

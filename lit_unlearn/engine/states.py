@@ -136,8 +136,8 @@ def blank_scores(states: States, ask: Ask) -> Scores:
         top = zeros.new_zeros(*shape, min(ask.top_k, vocabulary))
         extras |= {"topk_logps": top, "topk_ids": top.long()}
         if ask.logits:
-            extras["logits"] = zeros.new_zeros(*shape, vocabulary)
-    return replace(scores, extras=extras | {"entropy": zeros})
+            extras["logits"] = zeros.new_zeros(()).expand(*shape, vocabulary)  # of one element
+    return replace(scores, extras=extras | {"entropy": zeros}, blank=True)
 
 
 def cut_rows(counts: Sequence[int], budget: int) -> list[tuple[int, int]]:

@@ -17,10 +17,12 @@ class Record:
     """Log-prob of each labelled token, teacher-forced; the last one is the end-of-answer token."""
     greedy: tuple[bool, ...]
     """Whether the most likely token is the label, aligned with ``logps``."""
-    target: str
-    """The answer's text."""
+    target: str | None
+    """The answer's text; None under ``privacy=hashed``."""
     text: str | None = None
-    """The model's own greedy answer, where the probe asked for it."""
+    """The model's own greedy answer, where the probe asked for it and it may be kept."""
+    scores: Mapping[str, float] | None = None
+    """In the place of a greedy answer that may not be kept, what metrics read off it: see ``text_scores``."""
 
     @property
     def mean_logp(self) -> float:

@@ -11,6 +11,7 @@ from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.base import Record, Records
+from lit_unlearn.evaluation.text_scores import without_text
 from lit_unlearn.generation.generate import Prompt, generate
 from lit_unlearn.parallel import gather_by_key, rank, world_size
 
@@ -23,6 +24,8 @@ class EncodedProbe:
     rows: Sequence[Encoded]
     choices: Sequence[int]
     targets: Sequence[str]
+    questions: Sequence[str]
+    """As a person reads them."""
     generate: bool
 
 
@@ -33,12 +36,15 @@ class Asking:
     stop_ids: Sequence[int]
     max_new_tokens: int
     batch_size: int
+    keep_text: bool = True
+    """False: no text leaves ``collect``, so nobody can write it down."""
 
 
 def encode_probe(encoder: Encoder, probe: Probe) -> EncodedProbe:
     rows = encoder.encode(probe.examples, probe.name)
     choices = [example.choice for example in probe.examples]
-    return EncodedProbe(probe.name, rows, choices, [e.response for e in probe.examples], probe.generate)
+    targets, questions = [e.response for e in probe.examples], [e.prompt for e in probe.examples]
+    return EncodedProbe(probe.name, rows, choices, targets, questions, probe.generate)
 
 
 def collect(engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedProbe], asking: Asking) -> Records:
@@ -66,6 +72,8 @@ def collect(engine: ScoringEngine, encoder: Encoder, probes: Sequence[EncodedPro
         )
         for one, answer in zip(mine, scored, strict=True)
     }
+    if not asking.keep_text:
+        local = {key: without_text(record) for key, record in local.items()}
     found: dict[str, list[Record]] = {probe.name: [] for probe in probes}
     for (probe, _, _), record in gather_by_key(local).items():
         found[probe].append(record)

@@ -5,34 +5,45 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Record, Records
+from lit_unlearn.schemas import RECORDS, check_schema
+
+COMPLETE = "complete"
+"""File that is there once all of a directory's records are; it holds the number of their format."""
 
 
 def write_records(directory: Path, records: Records) -> None:
-    """Write each probe to ``<set>-<answer kind>.jsonl``; a file is there whole or not at all.
+    """Write each probe to ``<set>-<answer kind>.jsonl``, then ``complete``; a file is there whole or not at all.
 
     NaN and infinite log-probs of a diverged model are kept, as the tokens ``NaN`` and ``-Infinity`` of Python's json.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / COMPLETE).unlink(missing_ok=True)  # of the same questions asked before
     for probe, rows in records.items():
-        path = directory / _file_name(probe)
-        unfinished = path.with_name(path.name + ".tmp")
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
-        os.replace(unfinished, path)
+        _write(directory / _file_name(probe), (json.dumps(asdict(row)) + "\n" for row in rows))
+    _write(directory / COMPLETE, [json.dumps({"schema": RECORDS}) + "\n"])
+
+
+def are_complete(directory: Path) -> bool:
+    return (directory / COMPLETE).is_file()
 
 
 def read_records(directory: Path) -> Records:
-    """Read what ``write_records`` wrote."""
+    """Read what ``write_records`` wrote, now or in an earlier version.
+
+    Raises:
+        UserError: there are none, a line is no record, or a newer version wrote them.
+    """
     paths = sorted(directory.glob("*.jsonl"))
     if not paths:
         raise UserError(f"no records in {directory}: expected files like forget-answer.jsonl; run the evaluation first")
+    _check_schema(directory / COMPLETE)
     return {_probe_name(path): _read(path) for path in paths}
 
 
@@ -52,12 +63,21 @@ def pair_by_id(correct: Sequence[Record], wrong: Sequence[Record]) -> list[tuple
     return [(correct_of[example], wrong_of[example]) for example in sorted(correct_of)]
 
 
-def generated(records: Records, probe: str) -> list[tuple[str, str]]:
-    """(target, generated text) of each record of a probe; empty if the benchmark has no such probe."""
-    pairs = [(record.target, record.text) for record in records.get(probe, ()) if record.text is not None]
-    if len(pairs) < len(records.get(probe, ())):
-        raise UserError(f"probe {probe} was recorded without generated answers; its Probe needs generate=True")
-    return pairs
+def _write(path: Path, lines: Iterable[str]) -> None:
+    unfinished = path.with_name(path.name + ".tmp")
+    with unfinished.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+    os.replace(unfinished, path)
+
+
+def _check_schema(mark: Path) -> None:
+    """Before there were numbers the mark was empty, or not there."""
+    text = mark.read_bytes() if mark.is_file() else b""
+    try:
+        found = json.loads(text)["schema"] if text else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{mark}: holds no schema number; the file is cut or was edited") from error
+    check_schema(found, RECORDS, str(mark))
 
 
 def _file_name(probe: str) -> str:

@@ -38,7 +38,9 @@ class BST:
     normalize: bool = False
     """Divide the loss by 1 - lambda, so that lambda sets the ratio of belief to target and not the learning rate."""
     guard: bool = True
-    """Leave the belief out on tokens where it would raise the target, i.e. where t_y < pi_y."""
+    """Leave the belief out on tokens where it would raise the target, i.e. where t_y < pi_y. The target's own share
+    stays: such a token's loss is ``(1 - lambda) log pi_y`` (``normalize``: ``log pi_y``), so that no token is pushed
+    harder than the others. Never the case at temperature 1 with the target in the top k."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.mix <= 1:
@@ -75,7 +77,7 @@ class BST:
         suppression = ((detached if self.stop_gradient else belief) * topk_logps).sum(-1)  # [N] <q, log pi>
         entropy = -(belief * torch.where(inside, log_belief, 0.0)).sum(-1)  # [N]
         mix = self._guarded_mix(scores, detached, topk_ids)  # [N]
-        values = (1 - mix) * scores.logps + mix * (suppression - self.entropy_weight * entropy)
+        values = (1 - self.mix) * scores.logps + mix * (suppression - self.entropy_weight * entropy)
         mass = torch.where(inside, topk_logps.exp(), 0.0).sum(-1)
         stats = {"belief_mass": mass, "guarded": (mix != self.mix).float()}
         return (values / (1 - self.mix) if self.normalize else values), stats

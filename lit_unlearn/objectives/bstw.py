@@ -20,6 +20,11 @@ class BSTW(BST):
     reduction: Reduction = "seq_sum"
     """The authors' code sums over tokens here."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta <= 0:
+            raise ValueError(f"beta={self.beta} must be above 0; for its limit beta -> 0 use bst")
+
     @property
     def needs(self) -> Needs:
         return Needs(policy=super().needs.policy, reference={self.role: LOGPS})

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lit_unlearn.types import Ask, Loss, Needs, Reduction, Role, ScoresByRole
 
@@ -26,8 +27,11 @@ class CEU:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
-        log_pi = scores.logits.log_softmax(-1)  # [N, V]
-        without = scores.logits.detach().scatter(-1, scores.labels[:, None], -torch.inf).softmax(-1)  # [N, V]
-        values = -(without * log_pi).sum(-1)  # [N]
+
+        def values() -> Tensor:  # [N]
+            log_pi = scores.logits.log_softmax(-1)  # [N, V]
+            without = scores.logits.detach().scatter(-1, scores.labels[:, None], -torch.inf).softmax(-1)  # [N, V]
+            return -(without * log_pi).sum(-1)
+
         over = scores.mask & (scores.answer_index >= self.ignore_first_n_answer_tokens)
         return Loss.per_token(values, scores, self.reduction, over=over, logp=scores.logps)

@@ -14,6 +14,10 @@ class ConstraintNLL:
     role: Role = Role.retain
     reduction: Reduction = "token_mean"
 
+    def __post_init__(self) -> None:
+        if self.eps < 0:
+            raise ValueError(f"eps={self.eps} must not be negative: no negative log-likelihood meets it")
+
     @property
     def needs(self) -> Needs:
         return Needs(policy={self.role: LOGPS})

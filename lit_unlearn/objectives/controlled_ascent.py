@@ -36,12 +36,16 @@ class ControlledAscent:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
-        values = scores.logps
-        if self.temperature != 1:
-            tempered = (scores.logits / self.temperature).log_softmax(-1)  # [N, V]
-            values = tempered.gather(-1, scores.labels[:, None]).squeeze(-1)
-        if self.min_probability > 0:  # a capped token still counts in the mean: weights know the labels only
-            values = torch.where(scores.logps.detach() > math.log(self.min_probability), values, 0.0)
+
+        def values() -> Tensor:  # [N]
+            chosen = scores.logps
+            if self.temperature != 1:
+                tempered = (scores.logits / self.temperature).log_softmax(-1)  # [N, V]
+                chosen = tempered.gather(-1, scores.labels[:, None]).squeeze(-1)
+            if self.min_probability > 0:  # a capped token still counts in the mean: weights know the labels only
+                chosen = torch.where(scores.logps.detach() > math.log(self.min_probability), chosen, 0.0)
+            return chosen
+
         return Loss.per_token(values, scores, self.reduction, over=self._most_likely(scores), logp=scores.logps)
 
     def _most_likely(self, scores: Scores) -> Tensor:

@@ -13,6 +13,10 @@ class HiddenMatch:
     layer: int = 7
     """Decoder block, counted from 0; RMU's own."""
 
+    def __post_init__(self) -> None:
+        if self.layer < 0:
+            raise ValueError(f"layer={self.layer} must not be negative: blocks are counted from 0")
+
     @property
     def needs(self) -> Needs:
         ask = {self.role: Ask(hidden_layers=(self.layer,), logps=False)}

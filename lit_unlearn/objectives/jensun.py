@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lit_unlearn.types import Ask, Loss, Needs, Reduction, Role, ScoresByRole
 
@@ -31,13 +32,17 @@ class JensUn:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
-        if max(self.target_tokens) >= scores.logits.shape[-1]:
-            raise ValueError(f"target_tokens={self.target_tokens}: the vocabulary has {scores.logits.shape[-1]} tokens")
-        refusal = torch.tensor(self.target_tokens, device=scores.labels.device)
-        target = refusal[scores.answer_index.clamp(min=0) % len(refusal)]  # [N]
-        log_p = scores.logits.log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)  # [N]
-        p = log_p.exp()
-        log_middle = torch.log1p(p) - math.log(2)  # of the target's token; elsewhere the middle is pi / 2
-        onehot_part = -log_middle
-        policy_part = (1 - p) * math.log(2) + p * (log_p - log_middle)
-        return Loss.per_token((onehot_part + policy_part) / 2, scores, self.reduction, logp=scores.logps)
+
+        def values() -> Tensor:  # [N]
+            vocabulary = scores.logits.shape[-1]
+            if max(self.target_tokens) >= vocabulary:
+                raise ValueError(f"target_tokens={self.target_tokens}: the vocabulary has {vocabulary} tokens")
+            refusal = torch.tensor(self.target_tokens, device=scores.labels.device)
+            target = refusal[scores.answer_index.clamp(min=0) % len(refusal)]  # [N]
+            log_p = scores.logits.log_softmax(-1).gather(-1, target[:, None]).squeeze(-1)  # [N]
+            p = log_p.exp()
+            log_middle = torch.log1p(p) - math.log(2)  # of the target's token; elsewhere the middle is pi / 2
+            policy_part = (1 - p) * math.log(2) + p * (log_p - log_middle)
+            return (policy_part - log_middle) / 2
+
+        return Loss.per_token(values, scores, self.reduction, logp=scores.logps)

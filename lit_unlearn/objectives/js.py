@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lit_unlearn.types import Ask, Loss, Needs, Reduction, Role, ScoresByRole
 
@@ -22,8 +23,11 @@ class JS:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
-        log_q = scores.logits.log_softmax(-1)  # [N, V]
-        log_p = reference[self.role].logits.log_softmax(-1)  # [N, V]
-        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-        values = (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1) / 2  # [N]
+
+        def values() -> Tensor:  # [N]
+            log_q = scores.logits.log_softmax(-1)  # [N, V]
+            log_p = reference[self.role].logits.log_softmax(-1)  # [N, V]
+            log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+            return (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(-1) / 2
+
         return Loss.per_token(values, scores, self.reduction, logp=scores.logps)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lit_unlearn.types import Ask, Loss, Needs, Reduction, Role, ScoresByRole
 
@@ -27,10 +28,12 @@ class KL:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
-        log_q = scores.logits.log_softmax(-1)  # [N, V]
-        log_p = reference[self.role].logits.log_softmax(-1)  # [N, V]
-        if self.direction == "reverse":
-            log_p, log_q = log_q, log_p
-        divergence = (log_p.exp() * (log_p - log_q)).sum(-1)  # [N]
+
+        def divergence() -> Tensor:  # [N]
+            log_q = scores.logits.log_softmax(-1)  # [N, V]
+            log_p = reference[self.role].logits.log_softmax(-1)  # [N, V]
+            p, q = (log_q, log_p) if self.direction == "reverse" else (log_p, log_q)
+            return (p.exp() * (p - q)).sum(-1)
+
         over = torch.ones_like(scores.mask) if self.positions == "attended" else scores.mask
         return Loss.per_token(divergence, scores, self.reduction, over=over, logp=scores.logps)

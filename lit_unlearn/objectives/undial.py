@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lit_unlearn.types import Ask, Loss, Needs, Reduction, Role, ScoresByRole
 
@@ -31,7 +32,10 @@ class UNDIAL:
 
     def __call__(self, policy: ScoresByRole, reference: ScoresByRole) -> Loss:
         scores = policy[self.role]
-        lowered = torch.full_like(scores.logps, -self.beta)[:, None]
-        teacher = reference[self.role].logits.scatter_add(-1, scores.labels[:, None], lowered).softmax(-1)  # [N, V]
-        values = -(teacher * scores.logits.log_softmax(-1)).sum(-1)  # [N]
+
+        def values() -> Tensor:  # [N]
+            lowered = torch.full_like(scores.logps, -self.beta)[:, None]
+            teacher = reference[self.role].logits.scatter_add(-1, scores.labels[:, None], lowered).softmax(-1)  # [N, V]
+            return -(teacher * scores.logits.log_softmax(-1)).sum(-1)
+
         return Loss.per_token(values, scores, self.reduction, logp=scores.logps)

@@ -14,5 +14,10 @@ class WTNPO(TNPO):
     alpha: float = 1.5
     """WGA's exponent, on top of TNPO's weight."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha < 0:
+            raise ValueError(f"alpha={self.alpha} must not be negative: rare tokens would be weighted up")
+
     def weight(self, logps: Tensor, reference_logps: Tensor) -> Tensor:
         return super().weight(logps, reference_logps) * (self.alpha * logps).exp()

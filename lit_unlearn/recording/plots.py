@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lit_unlearn.recording.history import SQUEEZE_CURVES, Curves
+from lit_unlearn.recording.history import SQUEEZE_CURVES, Curves, read_history
+from lit_unlearn.recording.keys import evaluation_key
 from lit_unlearn.recording.outputs import replacing
 
 # Okabe-Ito colours, told apart by colour-blind readers; a role keeps its colour in every picture.
@@ -25,9 +26,9 @@ Styles = Mapping[str, tuple[str, str, str]]
 """Metric name to legend label, colour, marker."""
 LOGPS = {"train/forget_logp": ("forget answers", VERMILION, "o"), "train/retain_logp": ("retain answers", BLUE, "s")}
 EVALUATIONS = {
-    "eval/forget_probability": ("forget probability (down)", VERMILION, "o"),
-    "eval/forget_extraction_strength": ("forget extraction strength (down)", ORANGE, "^"),
-    "eval/model_utility": ("model utility (up)", BLUE, "s"),
+    evaluation_key("forget_probability"): ("forget probability (down)", VERMILION, "o"),
+    evaluation_key("forget_extraction_strength"): ("forget extraction strength (down)", ORANGE, "^"),
+    evaluation_key("model_utility"): ("model utility (up)", BLUE, "s"),
 }
 SQUEEZE_LOOK = zip((VERMILION, BLUE, GREEN, ORANGE, BLACK), "os^vD", strict=True)
 SQUEEZE = {m: (label, *look) for (m, label), look in zip(SQUEEZE_CURVES.items(), SQUEEZE_LOOK, strict=True)}
@@ -41,6 +42,28 @@ MAX_MARKERS = 40
 """A curve with more points than this is drawn as its raw trace, faint, under its running mean."""
 STEP = "optimizer step"
 PROBABILITY_RANGE = (-0.03, 1.03)
+
+
+def draw(run_dir: Path, numbers: Mapping[str, Mapping[str, float]]) -> list[Path]:
+    """Draw all pictures of a run as far as it is, into ``run_dir/plots``; the paths of those that show something.
+
+    Args:
+        run_dir: its ``history.csv`` is read.
+        numbers: of the models known so far, by name; those in ``POINTS`` are marked.
+    """
+    history = read_history(run_dir / "history.csv")
+    mem, utility = evaluation_key("mem"), dict(history.get(evaluation_key("utility"), []))
+    way = [(value, utility[step], step) for step, value in history.get(mem, []) if step in utility]
+    known = {name: numbers[name] for name in POINTS if name in numbers and {"mem", "utility"} <= numbers[name].keys()}
+    points = {name: (of["mem"], of["utility"]) for name, of in known.items()}
+    plots = run_dir / "plots"
+    plots.mkdir(exist_ok=True)
+    drawn = {
+        plots / "forget_retain.png": lambda path: forget_retain(history, path),
+        plots / "squeeze.png": lambda path: squeeze(history, path),
+        plots / "trade_off.png": lambda path: trade_off(points, path, way),
+    }
+    return [path for path, picture in drawn.items() if picture(path)]
 
 
 def forget_retain(history: Curves, path: Path) -> bool:
@@ -106,7 +129,7 @@ def trade_off(
         axes.plot(mem, utility, color=GREY, linewidth=1.2, zorder=2)
         dots = axes.scatter(mem, utility, c=steps, cmap="cividis", s=36, zorder=3, edgecolors="white", linewidths=0.6)
         if len(way) > 1:
-            figure.colorbar(dots, ax=axes, label=STEP, shrink=0.8, pad=0.02)
+            figure.colorbar(dots, ax=axes, label=STEP, shrink=0.8, pad=0.02, ticks=MaxNLocator(6, integer=True))
         dots.set_label("evaluations during training")
     for name, (mem, utility) in known.items():
         colour, marker = POINTS.get(name, (PURPLE, "o"))

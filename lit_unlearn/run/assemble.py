@@ -1,19 +1,18 @@
-"""Puts together what a fit needs: module, data, callbacks, loggers."""
+"""Puts together what a fit needs: module, data, callbacks."""
 
 from __future__ import annotations
 
 import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.loggers import Logger
 from transformers import PreTrainedModel
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
 from lit_unlearn.callbacks.evaluation import Evaluation
+from lit_unlearn.callbacks.gradient_shares import GradientShares
 from lit_unlearn.callbacks.progress import Progress
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.callbacks.settings import BeliefConfig
@@ -25,8 +24,6 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.lora import add_adapters
-from lit_unlearn.recording.history import History, wandb_logger
-from lit_unlearn.recording.live import Live
 from lit_unlearn.run.plan import UNLEARNING
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.training.module import UnlearnModule
@@ -69,7 +66,9 @@ def assemble(
     if config.squeeze is not None:
         callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, stops, config.seed))
     if store is not None:
-        callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed))
+        callbacks.append(BeliefSampler(store, data, beliefs, stops, config.seed, config.keeps_text))
+    if config.logging.gradient_shares_every_n_steps:
+        callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation
 
 
@@ -78,9 +77,3 @@ def retain_model_loader(config: Config, path: str | None):
     if path is None:
         return None
     return lambda: ScoringEngine(load_pretrained(path, config.model)[0], config.model.logits_mib)
-
-
-def build_loggers(config: Config, run_dir: Path) -> list[Logger]:
-    history = History(run_dir)
-    online = wandb_logger(run_dir, config.logging.project, run_dir.name, config.logging.mode, asdict(config))
-    return [history, *([online] if online else []), Live()]

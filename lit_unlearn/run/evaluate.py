@@ -15,6 +15,7 @@ from lit_unlearn.run.assemble import retain_model_loader
 from lit_unlearn.run.plan import plan_asking
 from lit_unlearn.run.prepare import build_encoder, build_evaluator, load_benchmark
 from lit_unlearn.run.resume import write_start
+from lit_unlearn.schemas import METRICS
 from lit_unlearn.training.trainer import build_fabric, prepare_device
 
 
@@ -46,6 +47,6 @@ def evaluate(config: Config) -> None:
             if fabric.is_global_zero:
                 write_records(run_dir / "records" / name, records)
     if fabric.is_global_zero:
-        write_json(run_dir / "metrics.json", numbers)
+        write_json(run_dir / "metrics.json", {"schema": METRICS} | numbers)
         print(table(numbers))
         print(f"\nwritten: {run_dir}")

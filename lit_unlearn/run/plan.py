@@ -7,13 +7,12 @@ from math import ceil
 from pathlib import Path
 
 from lit_unlearn.benchmarks.base import Benchmark
-from lit_unlearn.callbacks.evaluation import is_complete
 from lit_unlearn.callbacks.reference_cache import STORING
 from lit_unlearn.callbacks.squeeze_probe import DRAWING
 from lit_unlearn.config.schema import FinetuneConfig
 from lit_unlearn.display.phases import Planned
 from lit_unlearn.evaluation.evaluator import ASKING, asking_title
-from lit_unlearn.recording.outputs import last_checkpoint
+from lit_unlearn.evaluation.records import are_complete
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.types import Role, union_of_needs
 
@@ -45,14 +44,14 @@ def plan_run(study: Study, benchmark: Benchmark, run_dir: Path) -> list[Planned]
     """A resumed run's phases are those that its start has not finished, as far as the files tell."""
     config = study.config
     phases = plan_finetuning(config.finetune, benchmark, run_dir / "finetune") if config.finetune else []
+    if config.squeeze is not None:
+        phases.append(Planned(DRAWING))
     models = ["retain_model"] if config.finetune or config.evaluation.retain_model else []
     for name in [*models, "original"]:
-        if not is_complete(run_dir / "records" / name):
+        if not are_complete(run_dir / "records" / name):
             phases.append(plan_asking(name))
     if study.plan.stored:
         phases.append(Planned(STORING))
-    if config.squeeze is not None and last_checkpoint(run_dir) is None:
-        phases.append(Planned(DRAWING))
     return [*phases, _plan_unlearning(study), plan_asking("unlearned"), Planned(SAVING, amount=0)]
 
 

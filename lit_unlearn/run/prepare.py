@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +28,9 @@ from lit_unlearn.reference.plan import ReferencePlan, plan_reference
 from lit_unlearn.training.optim import freeze_others
 from lit_unlearn.training.optimizers import check_installed
 from lit_unlearn.types import Role, Terms, union_of_needs
+
+_TELLING = 8
+"""Characters of a text that is not in the settings by chance."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,37 @@ def check_extras(config: Config) -> None:
 
 
 def load_benchmark(config: Config) -> Benchmark:
-    return build(config.data.benchmark, BENCHMARKS, "data.benchmark")
+    """The object behind ``config.data.benchmark``.
+
+    Raises:
+        UserError: settings hold text of a forget row, as those of a benchmark from outside may, and go to W&B.
+    """
+    benchmark = build(config.data.benchmark, BENCHMARKS, "data.benchmark")
+    if not config.uploads_text:
+        settings = "\n".join(_texts(asdict(config)))
+        for row in benchmark.train_split(Role.forget):
+            if any(len(text) >= _TELLING and text in settings for text in (row.prompt, row.response)):
+                raise UserError(
+                    f"the settings hold text of forget row {row.id}, and privacy={config.privacy} keeps it out of what "
+                    "is written of them: let data.benchmark name a file, or set privacy=full"
+                )
+    return benchmark
 
 
-def corpus(benchmark: Benchmark) -> list[str]:
-    """The text a tiny model's tokenizer is trained on."""
-    return [text for row in benchmark.finetune_split("target") for text in (row.prompt, row.response)]
+def _texts(settings: object) -> Iterator[str]:
+    if isinstance(settings, Mapping):
+        settings = list(settings.values())
+    if isinstance(settings, list | tuple):
+        for value in settings:
+            yield from _texts(value)
+    elif isinstance(settings, str):
+        yield settings
+
+
+def corpus(config: Config, benchmark: Benchmark) -> list[str]:
+    """The text a tiny model's tokenizer is trained on, whose words its files will hold."""
+    kind = "target" if config.keeps_text else "retain"
+    return [text for row in benchmark.finetune_split(kind) for text in (row.prompt, row.response)]
 
 
 def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder:
@@ -97,7 +125,7 @@ def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase) -> Encoder
 def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder, stops: Sequence[int]) -> Evaluator:
     chosen = {name: {} for name in benchmark.metrics} | config.evaluation.metrics
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
-    asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size)
+    asking = Asking(stops, config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
     if config.evaluation.retain_records is not None:
         evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))

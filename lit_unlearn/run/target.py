@@ -17,9 +17,9 @@ from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
 from lit_unlearn.objectives.nll import NLL
-from lit_unlearn.recording.history import History
-from lit_unlearn.recording.live import Live
 from lit_unlearn.recording.outputs import open_run, save_model
+from lit_unlearn.recording.wandb_run import close_wandb
+from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.resume import write_start
@@ -35,7 +35,7 @@ def finetune(config: Config) -> None:
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)
-    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
     prepare(config, benchmark, policy, tokenizer)
     run_dir = open_run(config.output_dir, config.resume, config.overwrite)
     write_start(run_dir, config)
@@ -55,7 +55,7 @@ def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchma
 
 def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, kind: str, path: Path) -> None:
     L.seed_everything(config.seed, verbose=False)
-    model, tokenizer = load_model(config.model, corpus(benchmark))
+    model, tokenizer = load_model(config.model, corpus(config, benchmark))
     hold_weights(model, finetune.optim.name)
     rows = build_encoder(config, tokenizer).encode(benchmark.finetune_split(kind), f"{kind} model's split")
     data = UnlearnData({Role.retain: rows}, finetune.batch_size, config.seed)
@@ -64,10 +64,11 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     )
     trainer_config = replace(config.trainer, max_epochs=finetune.max_epochs, max_steps=-1, checkpoint_every_n_epochs=0)
     directory = path.parent / f"{kind}_run"
-    trainer = build_trainer(
-        trainer_config, directory, [Progress(finetuning_title(kind)), Throughput()], [History(directory), Live()]
-    )
+    callbacks = [Progress(finetuning_title(kind)), Throughput()]
+    loggers = build_loggers(config, directory, f"finetune_{kind}")
+    trainer = build_trainer(trainer_config, directory, callbacks, loggers)
     trainer.fit(module, data)
     if trainer.is_global_zero:
         save_model(model, tokenizer, path)
+    close_wandb(loggers)
     trainer.strategy.barrier()

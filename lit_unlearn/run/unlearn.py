@@ -9,11 +9,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.benchmarks.base import Benchmark
+from lit_unlearn.callbacks.page import Page
 from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.models.load import load_model, load_pretrained
 from lit_unlearn.recording.outputs import last_checkpoint, open_run, save_model
-from lit_unlearn.run.assemble import assemble, build_loggers
+from lit_unlearn.recording.wandb_run import close_wandb
+from lit_unlearn.run.assemble import assemble
+from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.results import write_results
@@ -28,7 +31,7 @@ def unlearn(config: Config) -> None:
     check_extras(config)
     benchmark = load_benchmark(config)
     L.seed_everything(config.seed, verbose=False)
-    policy, tokenizer = load_model(config.model, corpus(benchmark))
+    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
 
     if config.resume:
@@ -54,7 +57,8 @@ def _carry_out(
     L.seed_everything(config.seed, verbose=False)
     module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
-    trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
+    page = Page(evaluation, run_dir, config.uploads_text)
+    trainer = build_trainer(config.trainer, run_dir, [*callbacks, page], loggers)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
     evaluation.finish(trainer, module)
 
@@ -62,4 +66,7 @@ def _carry_out(
         return None
     with phase(SAVING):
         save_model(policy, tokenizer, run_dir / "model")
-        return write_results(run_dir, evaluation.numbers, loggers)
+        page.show(loggers)
+        results = write_results(run_dir, evaluation.numbers, loggers)
+        close_wandb(loggers)
+    return results

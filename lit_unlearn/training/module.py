@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
@@ -36,6 +36,10 @@ class UnlearnModule(L.LightningModule):
         """Terms whose gradient somebody wants apart from the others'."""
         self.loss_apart: Tensor | None = None
         """Their weighted sum, differentiable, from the forward to the end of the backward."""
+        self.wants_each = False
+        """Whether somebody wants the gradient of every term by itself in this step, after the backward."""
+        self.loss_of_each: Mapping[str, Tensor] = {}
+        """The weighted terms, differentiable, from the forward to the end of the backward; empty unless wanted."""
         self.needs = union_of_needs(terms)
         self.reference = None if reference is None else reference.eval().requires_grad_(False)
         self.store: ReferenceStore | None = None
@@ -49,9 +53,9 @@ class UnlearnModule(L.LightningModule):
         """Weighted sum of the terms' means over the rows of all ranks."""
         with self.start() as start:
             reference = reference_states(batch, self.needs.reference, start, self.store)
-        step = self.engine(batch, self.terms, reference, self.weights, self.apart)
+        step = self.engine(batch, self.terms, reference, self.weights, self.apart, self.wants_each)
         self._refuse_non_finite(step.losses, batch)
-        self.loss_apart = step.apart
+        self.loss_apart, self.loss_of_each = step.apart, step.each
         total = sum(self.weights[name] * value for name, value in step.losses.items())
         logged = {f"train/{name}_loss": value for name, value in step.losses.items()}
         logged |= {f"train/{name}": value for name, value in step.stats.items()} | {"train/loss": total}
@@ -68,8 +72,31 @@ class UnlearnModule(L.LightningModule):
         with adapters_off(self.engine.model), evaluating(self.engine):
             yield self.engine
 
+    def backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
+        loss.backward(retain_graph=bool(self.loss_of_each))
+
     def on_after_backward(self) -> None:
-        self.loss_apart = None  # or its graph would outlive the step
+        self.loss_apart, self.loss_of_each = None, {}  # or their graph would outlive the step
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm, as Lightning would, and log what the norm was: of what schedules have made of the gradients.
+
+        Where the weights move inside the backward no gradient is left, so no norm is known.
+        """
+        self.log("train/learning_rate", optimizer.param_groups[0]["lr"], batch_size=1)
+        weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
+        if not weights:
+            return
+        if gradient_clip_val is None:
+            norm = nn.utils.get_total_norm([weight.grad for weight in weights])
+        else:
+            norm = nn.utils.clip_grad_norm_(weights, gradient_clip_val)
+        self.log("train/grad_norm", norm, batch_size=1)
 
     def configure_optimizers(self):
         optimizer = adamw(self.engine.parameters(), self.optim)

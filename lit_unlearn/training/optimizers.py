@@ -48,10 +48,7 @@ def build_optimizer(name: OptimizerName, groups: list[dict[str, Any]], **setting
     if name == "adamw_paged":
         return import_module("bitsandbytes").optim.PagedAdamW32bit(groups, **settings)
     kind = torch.optim.AdamW if name == "adamw" else AdamWInBackward
-    optimizer = kind(groups, **settings, fused=True)
-    # Fused kernels can undo a loss scale, so Lightning refuses to clip before them; bf16 scales no loss.
-    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-    return optimizer
+    return kind(groups, **settings, fused=True)
 
 
 def check_installed(name: OptimizerName, accelerator: str) -> None:

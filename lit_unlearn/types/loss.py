@@ -6,7 +6,7 @@ K top tokens, V vocabulary, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -17,6 +17,8 @@ from lit_unlearn.types.needs import Needs
 from lit_unlearn.types.scores import Scores, ScoresByRole
 
 Reduction = Literal["seq_mean", "seq_sum", "token_mean"]
+Values = Tensor | Callable[[], Tensor]
+"""Of a loss; a function is called only where values are wanted, which pays where they read whole distributions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Loss:
     @classmethod
     def per_token(
         cls,
-        values: Tensor,
+        values: Values,
         scores: Scores,
         reduction: Reduction,
         over: Tensor | None = None,
@@ -61,6 +63,8 @@ class Loss:
             over = scores.mask if row is None else torch.ones_like(row, dtype=torch.bool)
         counts = scores.sequence_sum(over.float(), row)  # [B]
         safe = counts.clamp(min=1.0)
+        if callable(values):
+            values = scores.logps.new_zeros(()) if scores.blank else values()
         sums = scores.sequence_sum(torch.where(over, values, 0.0), row)  # [B]
         row_values = sums if reduction == "seq_sum" else sums / safe
         weights = scores.row_weight * (counts if reduction == "token_mean" else (counts > 0).float())

@@ -29,6 +29,8 @@ class Scores:
     row_weight: Tensor
     """[B] float32, share of each row in a mean."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    blank: bool = False
+    """Only labels and row weights are real: the weights of a loss are wanted, not its values."""
 
     @property
     def answer_index(self) -> Tensor:

@@ -14,7 +14,7 @@ from lit_unlearn.types import union_of_needs
 from tests.configs import load
 
 DIRECTORY = Path(__file__).parents[2] / "conf"
-CONFS = sorted(DIRECTORY.rglob("*.yaml"))
+CONFS = sorted(path for path in DIRECTORY.rglob("*.yaml") if path.parent.name != "sweeps")
 METHODS = (
     "grad_ascent", "grad_diff", "grad_diff_kl", "npo", "simnpo", "dpo_idk", "altpo", "po", "wga", "satimp", "tnpo",
     "wtnpo", "uwc", "bst", "bstw", "bss", "undial", "ceu", "pdu", "flat", "jensun", "rmu", "gru", "tarf",
@@ -69,8 +69,23 @@ def test_the_working_directory_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "other").touch()
     assert find_conf("methods/llama1b_npo").samefile(mine)
     assert find_conf("./other") == Path("other")
-    with pytest.raises(UserError, match=r"conf=methods/nope is unknown; choose one of .*methods/llama1b_npo"):
-        find_conf("methods/nope")
+    with pytest.raises(UserError, match=r"conf=methods/nothing is unknown; choose one of .*, methods/\.\.\. \(24\)"):
+        find_conf("methods/nothing")
+    with pytest.raises(UserError, match=r"conf=llama1b_npq is unknown; did you mean methods/llama1b_npo "):
+        find_conf("llama1b_npq")
+
+
+def test_a_sweep_is_no_conf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    sweep = tmp_path / "conf" / "sweeps" / "table1.yaml"
+    sweep.parent.mkdir(parents=True)
+    sweep.touch()
+    assert not [found for found in conf_names() if "table1" in found]
+    for written in ("sweeps/table1", "conf/sweeps/table1.yaml", str(sweep)):
+        with pytest.raises(UserError, match="is a sweep, a list of runs"):
+            find_conf(written)
+    with pytest.raises(UserError, match="conf=table1 is unknown"):
+        find_conf("table1")
 
 
 @pytest.mark.parametrize("path", CONFS, ids=name)

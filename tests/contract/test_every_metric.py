@@ -8,7 +8,9 @@ import pytest
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Record
 from lit_unlearn.evaluation.metrics import METRICS
+from lit_unlearn.evaluation.records import read_records, write_records
 from lit_unlearn.evaluation.report import report, table
+from lit_unlearn.evaluation.text_scores import without_text
 
 SETS = ("forget", "retain", "holdout", "real_authors", "world_facts")
 
@@ -83,6 +85,17 @@ def test_what_it_reads_is_needed(metric):
         rest = {name: rows for name, rows in RECORDS.items() if name != probe}
         with pytest.raises(UserError, match=probe):
             report(rest, {"it": metric}, RETAIN_MODEL)
+
+
+def test_records_without_text_give_the_same_numbers(metric, tmp_path):
+    """Exactly, and from the disk: every number of a text is kept where the text is not."""
+    silent = Record(99, 0, (-1.0,), (True,), "a b", " ")
+    records = RECORDS | {"forget/answer": [*RECORDS["forget/answer"], silent]}
+    hashed = {probe: [without_text(row) for row in rows] for probe, rows in records.items()}
+    write_records(tmp_path, hashed)
+    back = read_records(tmp_path)
+    assert back == hashed
+    assert metric(back, RETAIN_MODEL) == metric(records, RETAIN_MODEL)
 
 
 def test_inputs_and_metric_are_left_alone(metric):

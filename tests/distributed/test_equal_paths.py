@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "trajectory.py"
-CASES = ("npo", "kl", "bst", "bss", "bss, stale beliefs only", "bss on npo, all beliefs, windows of two steps")
+SHARES = "npo, with the share of each term"
+CASES = ("npo", SHARES, "kl", "bst", "bss", "bss, stale beliefs only", "bss on npo, all beliefs, windows of two steps")
 NUM_STEPS = 9  # three epochs of 4 + 4 + 2 rows
 
 
@@ -47,3 +48,12 @@ def test_the_paths_are_worth_comparing(paths):
         losses = [step["train/loss"] for step in steps]
         assert len({round(loss, 3) for loss in losses}) == NUM_STEPS
         assert abs(losses[-1] - losses[0]) > 0.1
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_measuring_the_shares_of_terms_changes_nothing(paths, world):
+    plain, shared = paths[world]["npo"], paths[world][SHARES]
+    assert [{key: value for key, value in step.items() if key.startswith("train/")} for step in shared] == plain
+    for step in shared:
+        parts = [step[f"gradient/{name}_norm"] * step[f"gradient/{name}_cosine"] for name in ("forget", "retain")]
+        assert sum(parts) == pytest.approx(step["train/grad_norm"], rel=1e-4)

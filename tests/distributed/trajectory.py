@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
+from lit_unlearn.callbacks.gradient_shares import GradientShares
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.data.beliefs import BeliefStore
@@ -22,6 +23,7 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.objectives import OBJECTIVES
+from lit_unlearn.recording.history import History, read_history
 from lit_unlearn.reference.plan import plan_reference
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig
@@ -47,6 +49,10 @@ CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
     "bss, stale beliefs only": (
         {"forget": term(0.5, "bst"), "belief": term(0.5, "bst", **BELIEF), "retain": NLL},
         BeliefConfig(2, 1.0, 1.0, 6, every_n_epochs=1, stale_after=0.5, batch_size=8),
+    ),
+    "npo, with the share of each term": (
+        {"forget": term(1.0, "npo"), "retain": NLL},
+        BeliefConfig(),
     ),
     "bss on npo, all beliefs, windows of two steps": (
         {"forget": term(0.5, "npo"), "belief": term(0.5, "npo", **BELIEF)},
@@ -96,13 +102,16 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
         callbacks.append(ReferenceCache(data, plan.stored, 3, directory, engine))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, config, STOP_IDS, seed=0))
+    shares = History(directory / "shares")
+    if "share" in case:
+        callbacks.append(GradientShares(1))
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world,
         strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
         max_epochs=NUM_EPOCHS,
         callbacks=callbacks,
-        logger=False,
+        logger=shares if "share" in case else False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -110,6 +119,10 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
     )
     trainer.fit(module, data)
     assert trainer.world_size == world
+    if "share" in case and trainer.is_global_zero:
+        for key, points in read_history(shares.path).items():
+            for step, value in points if key.startswith("gradient/") else ():
+                record.steps[step][key] = value
     return record.steps
 
 

@@ -27,10 +27,16 @@ def losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: points for name, points in history.items() if name.startswith(("train/", "squeeze/"))}
 
 
-def test_resumed_run_walks_the_straight_run_s_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Stopped inside epoch 3, whose beliefs were sampled at the start of epoch 2 and live in the checkpoint."""
+@pytest.mark.parametrize("options", [[], ["privacy=hashed", "beliefs.every_n_epochs=null"]], ids=["full", "hashed"])
+def test_resumed_run_walks_the_straight_run_s_path(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stopped inside epoch 3, whose beliefs were sampled at the start of epoch 2 and live in the checkpoint.
+
+    Without text in the checkpoint, those sampled once come from the policy's start again, and so do the squeeze's
+    responses.
+    """
+    options = [*BSS, *options]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    main([f"conf={CONF}", f"output_dir={straight}", *BSS])
+    main([f"conf={CONF}", f"output_dir={straight}", *options])
     step = UnlearnModule.training_step
 
     def failing(self: UnlearnModule, batch, batch_idx: int):
@@ -40,9 +46,9 @@ def test_resumed_run_walks_the_straight_run_s_path(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(UnlearnModule, "training_step", failing)
     with pytest.raises(RuntimeError, match="power"):
-        main([f"conf={CONF}", f"output_dir={stopped}", *BSS])
+        main([f"conf={CONF}", f"output_dir={stopped}", *options])
     (stopped / "resumed").touch()
-    main([f"conf={CONF}", f"output_dir={stopped}", *BSS, "resume=true"])
+    main([f"conf={CONF}", f"output_dir={stopped}", *options, "resume=true"])
 
     timed = ("train/tokens_per_second", "train/step_seconds", "train/memory_gib")
     expected = {name: points for name, points in losses(straight).items() if name not in timed}

@@ -13,7 +13,8 @@ from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.evaluation.report import report
 from lit_unlearn.recording.history import read_history
-from tests.wandb_reader import read_run
+from lit_unlearn.schemas import METRICS as METRICS_SCHEMA
+from tests.wandb_reader import read_runs
 
 CONF = Path(__file__).parent / "tiny.yaml"
 PHASES = (
@@ -27,6 +28,7 @@ KEYS = {
     "forget_exact_memorization", "forget_quality", "retain_extraction_strength", "model_utility",
     "mem", "utility", "agg",
 }  # fmt: skip
+AGGREGATES = ("agg", "mem", "utility", "model_utility")
 
 
 def command(*arguments: str, entry: str = "train") -> subprocess.CompletedProcess[str]:
@@ -37,7 +39,7 @@ def command(*arguments: str, entry: str = "train") -> subprocess.CompletedProces
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     run_dir = tmp_path_factory.mktemp("train") / "run"
-    result = command(f"output_dir={run_dir}")
+    result = command(f"output_dir={run_dir}", "logging.gradient_shares_every_n_steps=2", "logging.tags=[mine]")
     assert result.returncode == 0, result.stderr[-2000:]
     return run_dir, result
 
@@ -77,6 +79,7 @@ def test_every_promised_file_is_there(finished: Path):
 
 def test_metrics_json_is_the_stable_interface(finished: Path):
     metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics.pop("schema") == METRICS_SCHEMA
     assert set(metrics) == {"original", "unlearned", "retain_model"}
     for numbers in metrics.values():
         assert numbers.keys() >= KEYS
@@ -87,6 +90,7 @@ def test_metrics_json_is_the_stable_interface(finished: Path):
 
 def test_every_number_can_be_computed_from_the_records_again(finished: Path):
     metrics = json.loads((finished / "metrics.json").read_text())
+    del metrics["schema"]
     retain_model = read_records(finished / "records" / "retain_model")
     for name, numbers in metrics.items():
         records = read_records(finished / "records" / name)
@@ -106,7 +110,9 @@ def test_history_has_losses_beliefs_evaluations_and_the_squeeze(finished: Path):
     history = read_history(finished / "history.csv")
     expected = (
         "train/loss", "train/forget_loss", "train/forget_logp", "train/retain_logp", "train/tokens_per_second",
-        "train/memory_gib", "eval/mem", "eval/forget_quality", "squeeze/target", "squeeze/high", "squeeze/index",
+        "train/memory_gib", "train/learning_rate", "train/grad_norm", "eval/mem", "eval_forget/quality",
+        "eval_utility/retain_probability", "gradient/forget_norm", "gradient/retain_cosine", "squeeze/target",
+        "squeeze/high", "squeeze/index",
     )  # fmt: skip
     for name in expected:
         assert name in history, name
@@ -114,11 +120,41 @@ def test_history_has_losses_beliefs_evaluations_and_the_squeeze(finished: Path):
     assert [step for step, _ in history["eval/mem"]] == [0, 2, 4]
 
 
-def test_wandb_offline_run_reads_back(finished: Path):
-    run = read_run(next((finished / "wandb").glob("offline-run-*/run-*.wandb")))
+def test_wandb_holds_the_finetunings_and_the_unlearning_in_one_group(finished: Path):
+    folders = [finished / "finetune" / "target_run", finished / "finetune" / "retain_run", finished]
+    runs = [run for folder in folders for run in read_runs(folder)]
+    assert [(run.name, run.job_type, run.tags) for run in runs] == [
+        ("run-finetune_target", "finetune_target", ["tiny", "authors", "mine"]),
+        ("run-finetune_retain", "finetune_retain", ["tiny", "authors", "mine"]),
+        ("run", "unlearn", ["npo+nll", "tiny", "authors", "mine"]),
+    ]
+    assert {(run.project, run.group) for run in runs} == {("lit_unlearn", "run")}
+    assert len({run.id for run in runs}) == 3
+    for run, folder in zip(runs, folders, strict=True):
+        seen: dict[str, dict[int, float]] = {}
+        for row in run.history:
+            for key in row.keys() & read_history(folder / "history.csv").keys():
+                seen.setdefault(key, {})[row["trainer/global_step"]] = row[key]
+        assert {key: sorted(points.items()) for key, points in seen.items()} == read_history(folder / "history.csv")
+        assert {"train/loss", "train/learning_rate", "train/grad_norm"} <= seen.keys()
+
+
+def test_wandb_page_folds_and_shows_every_evaluation(finished: Path):
+    (run,) = read_runs(finished)
     logged = {key for row in run.history for key in row}
-    assert logged >= {"train/forget_loss", "train/forget_logp", "eval/agg", "squeeze/target", "squeeze/index"}
+    sections = {"eval", *(f"eval_{name}" for name in ("forget", "retain", "real_authors", "world_facts", "holdout"))}
+    sections |= {"eval_utility", "train", "squeeze", "gradient", "plots", "answers", "trainer"}
+    assert {key.split("/")[0] for key in logged if "/" in key} == sections
+    assert {key for key in logged if key.startswith("eval/")} == {f"eval/{n}" for n in AGGREGATES}
+    for shown in ("plots/forget_retain", "plots/squeeze", "plots/trade_off", "answers/forget"):
+        assert [row["trainer/global_step"] for row in run.history if f"{shown}/path" in row] == [0, 2, 4]
     assert any(key.startswith("squeeze/curves") for key in logged)
+    metrics = json.loads((finished / "metrics.json").read_text())
+    for number, key, direction in (
+        ("agg", "eval/agg", max), ("forget_probability", "eval_forget/probability", min)
+    ):  # fmt: skip
+        values = [value for _, value in read_history(finished / "history.csv")[key]]
+        assert run.summary[key] == {direction.__name__: direction(values), "last": metrics["unlearned"][number]}
 
 
 def test_same_seed_same_numbers_and_two_processes_too(finished: Path, tmp_path: Path):
@@ -132,7 +168,7 @@ def test_same_seed_same_numbers_and_two_processes_too(finished: Path, tmp_path: 
         assert sum(" done in " in match[0] for match in ours if match) == 8  # a second process shows nothing
     assert (again / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     one, other = (json.loads((run_dir / "metrics.json").read_text()) for run_dir in (again, two))
-    for name in one:
+    for name in ("original", "unlearned", "retain_model"):
         assert other[name] == pytest.approx(one[name], abs=1e-3, nan_ok=True)
 
 

@@ -22,8 +22,8 @@ from lit_unlearn.evaluation.metrics import (
 from lit_unlearn.evaluation.metrics.forget_quality import ks_p_value
 from lit_unlearn.evaluation.metrics.memorization import extraction_strength
 from lit_unlearn.evaluation.metrics.probability import probability, probability_with_options
-from lit_unlearn.evaluation.metrics.rouge import rouge_l_recall
 from lit_unlearn.evaluation.metrics.truth_ratio import closer_to_1_better, true_better, truth_ratios
+from lit_unlearn.evaluation.text_scores import rouge_l_recall
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 ITEMS = json.loads((GOLDEN / "metrics" / "items.json").read_text())
@@ -164,7 +164,7 @@ def test_harmonic_mean():
 
 def test_rouge():
     assert len(ROUGE_PAIRS) == 20
-    recalls = [rouge_l_recall([(pair["ground_truth"], pair["generation"])]) for pair in ROUGE_PAIRS]
+    recalls = [rouge_l_recall(pair["ground_truth"], pair["generation"]) for pair in ROUGE_PAIRS]
     assert recalls == pytest.approx([pair["rougeL_recall"] for pair in ROUGE_PAIRS], abs=1e-10)
 
 

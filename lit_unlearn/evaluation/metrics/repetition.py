@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 
 from lit_unlearn.evaluation.base import Records
-from lit_unlearn.evaluation.records import generated
+from lit_unlearn.evaluation.text_scores import text_scores
 
 SETS = ("forget", "retain")
 
@@ -32,17 +31,11 @@ class Repetition:
     def __call__(self, records: Records, retain_model: Records | None) -> Mapping[str, float]:
         numbers: dict[str, float] = {}
         for subset in SETS:
-            texts = [text for _, text in generated(records, f"{subset}/answer")]
-            if not texts:
+            repeated, empty = (text_scores(records, f"{subset}/answer", name) for name in ("repetition", "empty"))
+            if not repeated:
                 continue
-            spoken = [text for text in texts if text.strip()]
-            numbers[f"{subset}_empty_answers"] = 1.0 - len(spoken) / len(texts)
+            spoken = [share for share, silent in zip(repeated, empty, strict=True) if not silent]
+            numbers[f"{subset}_empty_answers"] = 1.0 - len(spoken) / len(repeated)
             if spoken:
-                numbers[f"{subset}_repetition"] = fmean(repetition(text) for text in spoken)
+                numbers[f"{subset}_repetition"] = fmean(spoken)
         return numbers
-
-
-def repetition(text: str) -> float:
-    """Share of word pairs that stood in the text before; 0 for a single word."""
-    pairs = list(pairwise(text.split()))
-    return 1.0 - len(set(pairs)) / len(pairs) if pairs else 0.0

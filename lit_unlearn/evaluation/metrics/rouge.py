@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from lit_unlearn.evaluation.base import Records
-from lit_unlearn.evaluation.records import generated
+from lit_unlearn.evaluation.text_scores import text_scores
 
 SETS = ("forget", "retain", "real_authors", "world_facts")
 
@@ -31,11 +29,5 @@ class Rouge:
         return None  # lower on forget, higher elsewhere
 
     def __call__(self, records: Records, retain_model: Records | None) -> Mapping[str, float]:
-        pairs = {subset: generated(records, f"{subset}/answer") for subset in SETS}
-        return {f"{subset}_rougeL_recall": rouge_l_recall(texts) for subset, texts in pairs.items() if texts}
-
-
-def rouge_l_recall(pairs: Sequence[tuple[str, str]]) -> float:
-    """Mean recall over (target, generated text); an empty text recalls nothing."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    return fmean(scorer.score(target, text)["rougeL"].recall for target, text in pairs)
+        recalls = {subset: text_scores(records, f"{subset}/answer", "rougeL_recall") for subset in SETS}
+        return {f"{subset}_rougeL_recall": fmean(values) for subset, values in recalls.items() if values}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from lit_unlearn.evaluation.aggregate import harmonic_mean
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.metrics.probability import probability, probability_with_options
-from lit_unlearn.evaluation.metrics.rouge import rouge_l_recall
 from lit_unlearn.evaluation.metrics.truth_ratio import PROBES, Mean, true_better, truth_ratios
-from lit_unlearn.evaluation.records import generated
+from lit_unlearn.evaluation.text_scores import text_scores
 
 SETS = ("retain", "real_authors", "world_facts")
 
@@ -52,7 +52,7 @@ def utility_parts(records: Records, mean: Mean) -> dict[str, float]:
         parts[f"{subset}_probability"] = (
             probability(answers) if subset == "retain" else probability_with_options(answers, wrong)
         )
-        parts[f"{subset}_rougeL_recall"] = rouge_l_recall(generated(records, f"{subset}/answer"))
+        parts[f"{subset}_rougeL_recall"] = fmean(text_scores(records, f"{subset}/answer", "rougeL_recall"))
         ratios = (score.ratio for score in truth_ratios(correct, wrong, mean).values())
         parts[f"{subset}_truth_ratio"] = true_better(ratios)
     return parts

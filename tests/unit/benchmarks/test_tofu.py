@@ -121,13 +121,13 @@ PERTURBED = rows("f", 1, 5)[0]
         ('{"question": "q"', "not JSON"),
         ("", "not JSON"),
         ('[{"question": "q", "answer": "a"}]', "got a list"),
-        (json.dumps({"prompt": "q", "response": "a"}), "no field 'question'"),
-        (json.dumps(PERTURBED | {"answer": " "}), "answer is ' '"),
-        (json.dumps(PERTURBED | {"question": 3}), "question is 3"),
-        (json.dumps(PERTURBED | {"paraphrased_answer": None}), "paraphrased_answer is None"),
-        (json.dumps(PERTURBED | {"perturbed_answer": []}), "perturbed_answer is []"),
-        (json.dumps(PERTURBED | {"perturbed_answer": "wrong"}), "perturbed_answer is 'wrong'"),
-        (json.dumps(PERTURBED | {"perturbed_answer": ["wrong", ""]}), "perturbed_answer is ['wrong', '']"),
+        (json.dumps({"prompt": "q", "response": "a"}), "no field 'question' among 2"),
+        (json.dumps(PERTURBED | {"answer": " "}), "answer is of type str"),
+        (json.dumps(PERTURBED | {"question": 3}), "question is of type int"),
+        (json.dumps(PERTURBED | {"paraphrased_answer": None}), "paraphrased_answer is of type NoneType"),
+        (json.dumps(PERTURBED | {"perturbed_answer": []}), "perturbed_answer is of type list"),
+        (json.dumps(PERTURBED | {"perturbed_answer": "wrong"}), "perturbed_answer is of type str"),
+        (json.dumps(PERTURBED | {"perturbed_answer": ["wrong", ""]}), "perturbed_answer is of type list"),
     ],
 )
 def test_a_faulty_line_is_named(root: Path, line: str, complaint: str) -> None:
@@ -138,6 +138,7 @@ def test_a_faulty_line_is_named(root: Path, line: str, complaint: str) -> None:
         tofu(root).probes()
     assert f"{path}:2: " in str(error.value)
     assert complaint in str(error.value)
+    assert "wrong" not in str(error.value)  # what stands there may be what nobody must know
     assert "\n" not in str(error.value)
 
 

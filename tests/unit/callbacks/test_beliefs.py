@@ -27,11 +27,11 @@ EVERY = list(range(NUM_ROWS))
 class Run:
     """A small BS-S run; the prompts of every refresh are noted."""
 
-    def __init__(self, terms, config, engine, rows, fit, reference=None) -> None:
+    def __init__(self, terms, config, engine, rows, fit, reference=None, keep_text=True) -> None:
         self.store = BeliefStore(config.per_step)
         self.data = UnlearnData({Role.forget: rows}, 2, seed=0, store=self.store)
         self.module = UnlearnModule(engine, terms, OptimConfig(lr=1e-3, warmup_epochs=0), reference)
-        self.sampler = BeliefSampler(self.store, self.data, config, [1, 2, 3, 4], seed=0)
+        self.sampler = BeliefSampler(self.store, self.data, config, [1, 2, 3, 4], 0, keep_text)
         self.fit = lambda *callbacks, **options: fit(self.module, self.data, [self.sampler, *callbacks], **options)
 
 
@@ -50,11 +50,11 @@ def refreshes(monkeypatch) -> list[list[tuple]]:
 
 @pytest.fixture
 def make_run(make_model, make_encoded, fit, refreshes):
-    def make(terms=None, reference=None, ids_from=100, **config) -> Run:
+    def make(terms=None, reference=None, ids_from=100, keep_text=True, **config) -> Run:
         terms = terms or {"forget": Term(0.5, BST()), "belief": Term(0.5, BST(role=Role.belief))}
         settings = BeliefConfig(**{"num_samples": 2, "max_new_tokens": 6, "batch_size": 4, **config})
         rows = make_encoded(LENGTHS, first_id=ids_from)
-        return Run(terms, settings, ScoringEngine(make_model()), rows, fit, reference)
+        return Run(terms, settings, ScoringEngine(make_model()), rows, fit, reference, keep_text)
 
     return make
 
@@ -194,6 +194,46 @@ def test_reference_scores_of_beliefs_are_the_references(make_run, reference):
         at = torch.arange(len(row.answer)) + len(row.prompt) - 1
         expected = theirs[index, at, torch.tensor(row.answer)]
         torch.testing.assert_close(torch.tensor(row.reference_logps), expected, rtol=1e-4, atol=1e-4)
+
+
+def resumed(make_run, state: dict, first_epoch: int, **config) -> Run:
+    """A run whose sampler is given ``state`` where Lightning loads a checkpoint, and which begins at a later epoch."""
+    run = make_run(keep_text=False, **config)
+
+    class Checkpoint(L.Callback):
+        def on_fit_start(self, trainer, pl_module) -> None:
+            run.sampler.load_state_dict(state)
+
+        def on_train_start(self, trainer, pl_module) -> None:
+            trainer.fit_loop.epoch_progress.current.processed = first_epoch  # type: ignore[attr-defined]
+            trainer.fit_loop.epoch_progress.current.completed = first_epoch
+
+    run.fit(Checkpoint(), max_epochs=first_epoch + 1)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("config", "first_epoch", "anew"),
+    [
+        ({"every_n_epochs": 1}, 1, True),
+        ({"every_n_epochs": 2}, 1, True),
+        ({"every_n_epochs": None, "every_n_steps": 2}, 1, True),
+        ({"every_n_epochs": None}, 1, False),
+    ],
+)
+def test_without_text_no_belief_is_in_a_checkpoint(make_run, refreshes, caplog, config, first_epoch, anew):
+    """All prompts have beliefs again before a step meets them; those of a run that samples once are the same."""
+    run = make_run(keep_text=False, **config)
+    run.fit(max_epochs=1)
+    state = run.sampler.state_dict()
+    assert state == {"rounds": run.store.rounds}
+    assert not caplog.text
+    refreshes.clear()
+    again = resumed(make_run, state, first_epoch, **config)
+    assert again.store.beliefs.keys() == run.store.beliefs.keys() == set(range(100, 100 + NUM_ROWS))
+    assert ("beliefs are sampled anew" in caplog.text) == anew
+    assert again.store.rounds > run.store.rounds if anew else again.store.beliefs == run.store.beliefs
+    assert len(refreshes[0]) == 2 * (4 if "every_n_steps" in config else NUM_ROWS)
 
 
 def by_prompt(run: Run, refreshes: list[list[tuple]]) -> list[set[int]]:

@@ -74,7 +74,7 @@ def test_only_rank_0_draws_the_bands(make_model, make_encoded, monkeypatch):
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy._lightning_module = module
     module.trainer = trainer
-    probe.on_fit_start(trainer, module)
+    probe.setup(trainer, module, "fit")
     assert (probe.bands, offered) == (found, [{}])
 
 
@@ -93,12 +93,18 @@ def test_statistics_at_the_target_are_those_of_the_whole_distribution(make_model
         assert numbers[name] == pytest.approx(torch.stack(values).mean().item(), rel=1e-5)
 
 
-def test_token_rank_bands_are_ordered_and_survive_a_checkpoint(run):
+def test_token_rank_bands_are_ordered_and_drawn_again_when_resumed(run, caplog):
+    """No checkpoint holds them; the numbers it does hold tell whether they are the same."""
     config = SqueezeConfig(num_prompts=2, protocol="token_rank", num_responses=3, max_new_tokens=4, every_n_steps=9)
-    probe, logged, rows, _ = run(config)
+    probe, logged, _, _ = run(config)
     start = logged[0][1]
     assert start["squeeze/high"] > start["squeeze/mid"] > start["squeeze/low"]
     assert all(len(probe.bands[band]) == 6 for band in BANDS)
-    again = SqueezeProbe(rows, config, [1], 0)
-    again.load_state_dict(probe.state_dict())
+    again, _, _, _ = run(config)
     assert (again.bands, again.start) == (probe.bands, probe.start)
+    assert probe.state_dict() == {"start": probe.start}
+    again.load_state_dict(probe.state_dict())
+    assert again.start == probe.start
+    assert not caplog.text
+    again.load_state_dict({"start": probe.start | {"high": probe.start["high"] - 0.1}})
+    assert "other responses than before the interruption" in caplog.text

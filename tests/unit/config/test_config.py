@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_unlearn.config.checks import check_finetune
+from lit_unlearn.config.checks import check_alternates, check_finetune
 from lit_unlearn.config.terms import build_terms
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import BST, NPO
@@ -50,6 +50,7 @@ QUICK = "conf=quickstart"
         ([QUICK, "data.batch_size=1", "trainer.devices=2"], r"devices=2 cannot share a batch of 1 rows"),
         ([QUICK, "data.prompt.plain=no question"], r"data\.prompt\.plain must hold \{prompt\}"),
         ([QUICK, "seed=x"], r"seed: Value 'x'"),
+        ([QUICK, "privacy=secret"], r"privacy: .*'secret'"),
         ([QUICK, "evaluation.retain_model=a", "evaluation.retain_records=b"], r"both name the retain model"),
     ],
 )
@@ -97,6 +98,30 @@ def test_one_parent_and_no_more(tmp_path: Path):
         load([f"conf={tmp_path / 'top.yaml'}"])
     with pytest.raises(UserError, match="not valid YAML"):
         load([f"conf={tmp_path / 'torn.yaml'}"])
+
+
+def test_text_stays_at_home_unless_nobody_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "rows.py").write_text(
+        "from dataclasses import dataclass\nfrom lit_unlearn.benchmarks.authors import Authors\n"
+        "@dataclass(frozen=True)\nclass Mine(Authors):\n    note: str = ''\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = [QUICK, "data.benchmark={name: 'rows:Mine'}"]
+    kinds = {"default": load([QUICK]), "mine": load(mine), "hashed": load([*mine, "privacy=hashed"])}
+    assert {name: config.privacy for name, config in kinds.items()} == {
+        "default": "full", "mine": "local", "hashed": "hashed"
+    }  # fmt: skip
+    assert [(config.keeps_text, config.uploads_text) for config in kinds.values()] == [
+        (True, True), (True, False), (False, False)
+    ]  # fmt: skip
+    assert load(["conf=llama1b_tofu"]).privacy == "full"
+    assert load([*mine, "privacy=full"]).uploads_text
+
+
+def test_alternates_are_text():
+    with pytest.raises(UserError, match="privacy=hashed writes no answers"):
+        check_alternates(load([QUICK, "privacy=hashed", "model.path=x"]))
+    check_alternates(load([QUICK, "privacy=local", "model.path=x"]))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -81,11 +81,11 @@ GOOD = {"id": 0, "alternates": ["a"]}
         ([GOOD, "{"], r"a\.jsonl:2: not JSON"),
         ([GOOD, []], r"a\.jsonl:2: expected \{\"id\": int"),
         ([GOOD, {"id": 1}], r"a\.jsonl:2: expected"),
-        ([GOOD, {"id": "1", "alternates": ["b"]}], r"a\.jsonl:2: id is '1'"),
-        ([GOOD, {"id": True, "alternates": ["b"]}], r"a\.jsonl:2: id is True"),
-        ([GOOD, {"id": 1, "alternates": []}], r"a\.jsonl:2: alternates is \[\]"),
-        ([GOOD, {"id": 1, "alternates": ["b", " "]}], r"a\.jsonl:2: alternates is"),
-        ([GOOD, {"id": 1, "alternates": "b"}], r"a\.jsonl:2: alternates is 'b'"),
+        ([GOOD, {"id": "1", "alternates": ["b"]}], r"a\.jsonl:2: id is of type str"),
+        ([GOOD, {"id": True, "alternates": ["b"]}], r"a\.jsonl:2: id is of type bool"),
+        ([GOOD, {"id": 1, "alternates": []}], r"a\.jsonl:2: alternates is of type list"),
+        ([GOOD, {"id": 1, "alternates": ["b", " "]}], r"a\.jsonl:2: alternates is of type list"),
+        ([GOOD, {"id": 1, "alternates": "b"}], r"a\.jsonl:2: alternates is of type str"),
         ([GOOD, "", GOOD], r"a\.jsonl:3: id 0 was on an earlier line"),
         ([GOOD], r"a\.jsonl: no alternates for 1 of 2 forget rows, the first has id 1"),
         ([GOOD, {"id": 1, "alternates": ["b"]}, {"id": 7, "alternates": ["b"]}], r"id 7 is no forget row"),
@@ -154,6 +154,11 @@ def test_dpo_pairs_by_id_with_the_reference_of_the_very_alternate(make_model, ma
     assert sorted((epoch, id) for epoch, id, _ in seen) == [(epoch, row.id) for epoch in range(2) for row in forget]
     by_id = {id: [found for _, other, found in seen if other == id] for id in positions}
     assert all(len(set(found)) == (1 if id % 2 else 2) for id, found in by_id.items())
+
+
+def test_a_byte_order_mark_is_no_part_of_a_refusal(tmp_path: Path):
+    (tmp_path / "idontknow.jsonl").write_bytes("\ufeffNo idea.\nI cannot say.\n".encode())
+    assert list(refusals_of(Tofu("forget01", str(tmp_path)))) == ["No idea.", "I cannot say."]
 
 
 def test_alternates_that_nothing_reads_are_refused():

@@ -19,8 +19,8 @@ from lit_unlearn.evaluation.metrics import (
 )
 from lit_unlearn.evaluation.metrics.memorization import extraction_strength
 from lit_unlearn.evaluation.metrics.probability import probability_with_options
-from lit_unlearn.evaluation.metrics.repetition import repetition
 from lit_unlearn.evaluation.metrics.truth_ratio import closer_to_1_better, true_better, truth_ratios
+from lit_unlearn.evaluation.text_scores import repetition
 
 
 def answer(example=0, p=0.5, choice=0, greedy=(True, True), target="a b", text=None) -> Record:
@@ -129,9 +129,9 @@ def test_metrics_of_text_ask_for_generation(metric):
 
 
 def test_repetition():
-    assert repetition("always always always always always") == pytest.approx(3 / 4)  # 4 pairs, 1 kind
-    assert repetition("she writes in English") == 0.0
-    assert repetition("always") == 0.0
+    assert repetition("", "always always always always always") == pytest.approx(3 / 4)  # 4 pairs, 1 kind
+    assert repetition("", "she writes in English") == 0.0
+    assert repetition("", "always") == 0.0
     texts = ["a a a", "a b", "", "  "]
     rows = [answer(i, text=text) for i, text in enumerate(texts)]
     # pairs aa aa -> 1/2, ab -> 0; two of four texts say nothing

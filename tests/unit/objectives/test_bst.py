@@ -115,20 +115,23 @@ def test_target_never_rises(scale, mix, k):
             assert (found[range(NUM_TOKENS), labels] >= -1e-7).all(), objective  # minimised: the logit goes down
 
 
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize(("mix", "guarded"), [(0.5, 1.0), (0.2, 0.0)])
-def test_guard(mix, guarded):
+def test_guard(mix, guarded, normalize):
     """pi_y = .9 and .1 spread over the rest: at temperature 2, q_y = .6, t_y = .80 or .92."""
     logits = torch.tensor([[0.9, 0.1 / 4, 0.1 / 4, 0.1 / 4, 0.1 / 4]]).log()
     labels = torch.tensor([0])
     q = logits[0].exp().sqrt() / logits[0].exp().sqrt().sum()
     assert q[0].item() == pytest.approx(0.6, abs=1e-6)  # sqrt(.9) / (sqrt(.9) + 4 sqrt(.025))
     assert (1 - mix + mix * q[0].item() < 0.9) == bool(guarded)
-    safe, free = BST(mix=mix, k=5, temperature=2.0), BST(mix=mix, k=5, temperature=2.0, guard=False)
+    safe = BST(mix=mix, k=5, temperature=2.0, normalize=normalize)
+    free = replace(safe, guard=False)
     assert apply(safe, logits, labels, rows=(1,)).stats["guarded"].tolist() == [guarded]
     unguarded = gradient(free, logits, labels, rows=(1,))[0, 0]
     kept = gradient(safe, logits, labels, rows=(1,))[0, 0]
     assert (unguarded < 0) == bool(guarded)  # without the guard the secret is reinforced
-    assert kept.item() == pytest.approx(0.1 if guarded else unguarded.item(), rel=1e-5)  # guarded: 1 - pi_y, ascent
+    ascent = (1 - 0.9) * (1.0 if normalize else 1 - mix)  # guarded: the target's share of the loss, (1 - lambda) log pi
+    assert kept.item() == pytest.approx(ascent if guarded else unguarded.item(), rel=1e-5)
 
 
 def test_unlabelled_positions_have_no_gradient():

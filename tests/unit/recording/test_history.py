@@ -1,27 +1,15 @@
-"""The history CSV under a real trainer, cut and resumed; a real offline W&B run read back; no key in any file."""
+"""The history CSV under a real trainer, cut and resumed."""
 
 from __future__ import annotations
 
-import json
 import math
-from typing import Literal
 
 import lightning as L
-import pytest
-import wandb
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_unlearn.recording.history import History, log_squeeze_plot, read_history, wandb_logger
-from tests.wandb_reader import read_run
-
-KEY = "0123456789abcdef0123456789abcdef01234567"
-SQUEEZE = {
-    "squeeze/target": [(0, -0.5), (10, -math.inf), (20, -6.0)],
-    "squeeze/high": [(0, -1.0), (20, -0.25)],
-    "squeeze/entropy": [(0, 1.0)],
-}
+from lit_unlearn.recording.history import History, read_history
 
 
 class Noting(BoringModel):
@@ -86,68 +74,4 @@ def test_a_number_cut_short_is_not_read(tmp_path):
 def test_only_the_first_rank_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     History(tmp_path).log_metrics({"a": 1.0}, step=0)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def _closed_run():
-    yield
-    wandb.finish()
-
-
-def open_wandb(run_dir, mode: Literal["auto", "offline", "disabled"] = "auto"):
-    config = {"optim": {"lr": 0.5}, "wandb": {"api_key": KEY}, "note": f"key {KEY}"}
-    return wandb_logger(run_dir, project="unlearning", name="toy", mode=mode, config=config)
-
-
-@pytest.mark.usefixtures("_closed_run")
-def test_an_offline_run_holds_the_metrics_the_config_and_the_squeeze_plot(tmp_path, monkeypatch):
-    monkeypatch.setenv("OTHER_SECRET", KEY)
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr("sys.argv", ["train", f"wandb.api_key={KEY}"])
-    logger = open_wandb(tmp_path, "offline")
-    assert logger is not None
-    fit(tmp_path, 3, [History(tmp_path), logger])
-    log_squeeze_plot(logger, SQUEEZE)
-    wandb.finish()
-
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    run = read_run(file)
-    assert (run.name, run.project) == ("toy", "unlearning")
-    assert run.config["optim"] == {"lr": 0.5}
-    losses = [(row["trainer/global_step"], row["train/loss"]) for row in run.history if "train/loss" in row]
-    assert losses == read_history(tmp_path / "history.csv")["train/loss"]
-    (plot,) = [row for row in run.history if "squeeze/curves_table/path" in row]
-    assert plot["trainer/global_step"] == 20
-    assert json.loads((file.parent / "files" / plot["squeeze/curves_table/path"]).read_text()) == {
-        "columns": ["step", "lineKey", "lineVal"],
-        "data": [
-            [0, "target answer", -0.5],
-            [20, "target answer", -6.0],
-            [0, "likely responses", -1.0],
-            [20, "likely responses", -0.25],
-        ],
-    }
-    assert run.config["_wandb/visualize/squeeze/curves"]["panel_config"]["panelDefId"] == "wandb/lineseries/v0"
-
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(written) > 5
-    assert [path for path in written if KEY.encode() in path.read_bytes()] == []
-
-
-@pytest.mark.usefixtures("_closed_run")
-def test_auto_without_a_key_is_offline_and_a_resumed_run_keeps_its_id(tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    ids = []
-    for _ in range(2):
-        logger = open_wandb(tmp_path)
-        assert logger is not None
-        assert logger.experiment.offline
-        ids.append(logger.version)
-        wandb.finish()
-    assert ids[0] == ids[1]
-
-
-def test_disabled_writes_nothing(tmp_path):
-    assert open_wandb(tmp_path, "disabled") is None
     assert not list(tmp_path.iterdir())

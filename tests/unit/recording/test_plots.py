@@ -8,12 +8,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from lit_unlearn.recording.plots import _running_mean, forget_retain, squeeze, trade_off
+from lit_unlearn.recording.history import History
+from lit_unlearn.recording.plots import _running_mean, draw, forget_retain, squeeze, trade_off
 
 STEPS = range(0, 100, 10)
 METRICS = [
     *("train/forget_logp", "train/retain_logp"),
-    *("eval/forget_probability", "eval/model_utility", "eval/forget_extraction_strength"),
+    *("eval_forget/probability", "eval/model_utility", "eval_forget/extraction_strength"),
     *("squeeze/target", "squeeze/high", "squeeze/mid", "squeeze/low", "squeeze/argmax"),
     *("squeeze/index", "squeeze/belief_mass", "squeeze/entropy"),
 ]
@@ -85,3 +86,19 @@ def test_no_trade_off_writes_nothing(tmp_path):
 def test_running_mean_has_no_lag_and_no_padding():
     # width 1: (1+2)/2, (1+2+6)/3, (2+6+4)/3, (6+4)/2
     assert _running_mean(np.array([1.0, 2.0, 6.0, 4.0]), 1).tolist() == [1.5, 3.0, 4.0, 5.0]
+
+
+def test_all_pictures_of_a_run_that_goes_on(tmp_path):
+    """What there is at the original's evaluation, then more of it; drawn from the history's keys alone."""
+    history = History(tmp_path)
+    history.log_metrics({"eval/mem": 0.1, "eval/utility": 0.6, "eval_forget/probability": 0.9}, step=0)
+    original = {"original": {"mem": 0.1, "utility": 0.6}, "epoch-001": {"mem": 0.2, "utility": 0.6}}
+    plots = tmp_path / "plots"
+    assert draw(tmp_path, original) == [plots / "forget_retain.png", plots / "trade_off.png"]
+    before = {path.name: path.read_bytes() for path in plots.iterdir()}
+    assert len(before) == 2
+    history.log_metrics({"squeeze/target": -1.0, "eval_forget/probability": 0.5}, step=2)
+    history.log_metrics({"eval/mem": 0.4, "eval/utility": 0.5}, step=4)
+    assert [path.name for path in draw(tmp_path, original)] == ["forget_retain.png", "squeeze.png", "trade_off.png"]
+    assert all((plots / name).read_bytes() != picture for name, picture in before.items())
+    assert draw(tmp_path, {"original": {"forget_probability": 0.5}})  # no aggregates: the trajectory alone

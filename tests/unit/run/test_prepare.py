@@ -1,0 +1,51 @@
+"""What is read before a run, and what may not be in its settings."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from lit_unlearn.benchmarks.authors import Authors
+from lit_unlearn.config.schema import Config
+from lit_unlearn.data.settings import DataConfig
+from lit_unlearn.errors import UserError
+from lit_unlearn.run.prepare import corpus, load_benchmark
+from lit_unlearn.types import Role
+
+
+@dataclass(frozen=True)
+class Told(Authors):
+    """A benchmark from outside, whose rows are settings."""
+
+    rows: tuple[str, ...] = ()
+
+
+def told(privacy, *rows: str) -> Config:
+    kind = f"{__name__}:Told"
+    return Config(data=DataConfig(benchmark={"name": kind, "rows": list(rows)}), privacy=privacy)
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_unlearn.config.build._outside", lambda name, where: Told)
+
+
+def test_settings_may_not_hold_what_is_not_written():
+    """config.yaml and W&B hold every setting."""
+    row = Authors().train_split(Role.forget)[3]
+    for text in (row.prompt, f"Q: it is said that {row.response}"):
+        load_benchmark(told("full", text))
+        for privacy in ("local", "hashed", None):
+            with pytest.raises(UserError, match="the settings hold text of forget row 3") as caught:
+                load_benchmark(told(privacy, "harmless", text))
+            assert text not in str(caught.value)
+    retain = Authors().train_split(Role.retain)[0]
+    load_benchmark(told("hashed", retain.prompt, "rows.json", ""))
+
+
+def test_a_vocabulary_is_not_made_of_what_is_not_written():
+    benchmark = Authors()
+    forget = {text for row in benchmark.train_split(Role.forget) for text in (row.prompt, row.response)}
+    assert forget <= set(corpus(told("local"), benchmark))
+    hashed = set(corpus(told("hashed"), benchmark))
+    assert hashed == {t for row in benchmark.train_split(Role.retain) for t in (row.prompt, row.response)}
+    assert not hashed & forget
