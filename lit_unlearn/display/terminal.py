@@ -109,10 +109,9 @@ class Terminal:
 
 
 def _doing(phase: Phase, inside: list[Phase]) -> str:
-    """What goes on in a phase, in a few words."""
-    words = [phase.note] if phase.note else []
-    words += [inner.planned.kind or inner.planned.title for inner in inside]
-    parts = (inside[-1] if inside else phase).parts
-    if parts and parts[-1].seconds is None:
-        words.append(f"{parts[-1].title} {parts[-1].done}/{parts[-1].total}")
-    return ", ".join(words)
+    """The innermost of what goes on in a phase, in a few words."""
+    running = inside[-1] if inside else phase
+    words = [running.planned.kind or running.planned.title] if inside else []
+    if running.parts and running.parts[-1].seconds is None:
+        return ", ".join([*words, f"{running.parts[-1].title} {running.parts[-1].done}/{running.parts[-1].total}"])
+    return running.note or ", ".join(words)

@@ -86,7 +86,7 @@ def wandb_logger(
 def wandb_address(logger: WandbLogger) -> str:
     """Where to see an online run; of an offline one, the command that uploads it."""
     run = logger.experiment
-    return str(run.url) if run.url else f"wandb sync {Path(run.dir).parent}"
+    return f"wandb sync {Path(run.dir).parent}" if run.offline else str(run.url)
 
 
 @rank_zero_only

@@ -1,6 +1,7 @@
 """The whole path as a user runs it: a real process, real files, read back."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,12 @@ from lit_unlearn.schemas import METRICS as METRICS_SCHEMA
 from tests.wandb_reader import read_runs
 
 CONF = Path(__file__).parent / "tiny.yaml"
+PHASES = (
+    *("finetune the target model", "finetune the retain model", "ask the retain model", "ask the original model"),
+    *("store the reference", "draw squeeze responses", "unlearn", "ask the unlearned model", "save"),
+)
+PROGRESS = re.compile(rf" +[\d:]+  (\d)/(\d)  ({'|'.join(PHASES)})   (?:done in [\d:]+| *\d+%)(?:   .*)?$")
+"""A line of the display: number of the phase, of how many, its title."""
 KEYS = {
     "forget_probability", "forget_rougeL_recall", "forget_truth_ratio", "forget_extraction_strength",
     "forget_exact_memorization", "forget_quality", "retain_extraction_strength", "model_utility",
@@ -30,13 +37,32 @@ def command(*arguments: str, entry: str = "train") -> subprocess.CompletedProces
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def printed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     run_dir = tmp_path_factory.mktemp("train") / "run"
     result = command(f"output_dir={run_dir}", "logging.gradient_shares_every_n_steps=2", "logging.tags=[mine]")
     assert result.returncode == 0, result.stderr[-2000:]
-    assert "agg" in result.stdout
-    assert str(run_dir / "metrics.json") in result.stdout
-    return run_dir
+    return run_dir, result
+
+
+@pytest.fixture(scope="module")
+def finished(printed: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    return printed[0]
+
+
+def test_every_line_printed_is_ours(printed: tuple[Path, subprocess.CompletedProcess[str]]):
+    run_dir, result = printed
+    told, shown = result.stderr.splitlines(), result.stdout.splitlines()
+    assert len(told) + len(shown) < 60
+    assert [line for line in told if not PROGRESS.match(line)] == []
+    ended = [match.groups() for line in told if (match := PROGRESS.match(line)) and " done in " in line]
+    assert ended == [(str(number), "9", title) for number, title in enumerate(PHASES, 1)]
+    table, _, paths = result.stdout.partition("\n\nwritten:\n")
+    numbers = re.compile(r" {34}original  unlearned  retain_model$|[a-zA-Z_]+ +[v^](  +(\d\.\d{3}|\d\.\de-\d\d|-)){3}$")
+    notes = re.compile(r"$|\^ higher is better, |(mem|utility|agg) = ")
+    assert [line for line in table.splitlines() if not numbers.match(line) and not notes.match(line)] == []
+    offline = next((run_dir / "wandb").glob("offline-run-*"))
+    names = ["metrics.json", "history.csv", "plots", "records", "model"]
+    assert paths.splitlines() == [*(f"  {run_dir / name}" for name in names), f"  wandb sync {offline}"]
 
 
 def test_every_promised_file_is_there(finished: Path):
@@ -136,6 +162,10 @@ def test_same_seed_same_numbers_and_two_processes_too(finished: Path, tmp_path: 
     for run_dir, devices in ((again, 1), (two, 2)):
         result = command(f"output_dir={run_dir}", f"trainer.devices={devices}", "squeeze=null", "logging.mode=disabled")
         assert result.returncode == 0, result.stderr[-2000:]
+        ours = [PROGRESS.match(line) for line in result.stderr.splitlines()]
+        assert all(ours), result.stderr
+        assert len({match[1] for match in ours if match}) == 8  # no squeeze probe
+        assert sum(" done in " in match[0] for match in ours if match) == 8  # a second process shows nothing
     assert (again / "metrics.json").read_bytes() == (finished / "metrics.json").read_bytes()
     one, other = (json.loads((run_dir / "metrics.json").read_text()) for run_dir in (again, two))
     for name in ("original", "unlearned", "retain_model"):
