@@ -56,11 +56,11 @@ def whole(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> lis
     if tokenizer.chat_template is None:
         ids = tokenizer(PromptConfig().plain.format(prompt=question) + answer)["input_ids"]
         end = tokenizer.eos_token_id
+        assert isinstance(end, int)
         return ids if ids[-1] == end else [*ids, end]
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    ids = tokenizer.apply_chat_template(turns, return_dict=False)
-    assert isinstance(ids, list)
-    return ids  # type: ignore[return-value]
+    text = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
+    return text["input_ids"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("tokenizer", MAKERS.values(), ids=list(MAKERS), indirect=True)
