@@ -86,7 +86,7 @@ def test_8bit_unlearns_and_resumes(unlearn, start, options):
     assert abs(ratio[0]) < 1e-3  # the reference has the policy's own bf16 weights
     assert ratio[max(ratio)] < -0.1
     assert {weight.dtype for weight in weights(run_dir / "model").values()} == {torch.float32}
-    kept = torch.load(last_checkpoint(run_dir), weights_only=True)  # type: ignore[arg-type]["state_dict"]
+    kept = torch.load(last_checkpoint(run_dir), weights_only=True)["state_dict"]  # type: ignore[arg-type]
     held = {name: weight.dtype for name, weight in kept.items() if "base_layer" in name or "norm" in name}
     assert set(held.values()) == {torch.bfloat16}
     (run_dir / "metrics.json").unlink()
