@@ -12,7 +12,7 @@ from lit_unlearn.callbacks.evaluation import Evaluation
 from lit_unlearn.evaluation.answers import COLUMNS, forget_answers
 from lit_unlearn.parallel import rank
 from lit_unlearn.recording.plots import draw
-from lit_unlearn.recording.wandb_page import log_answers, log_pictures
+from lit_unlearn.recording.wandb.page import log_answers, log_pictures
 
 
 class Page(L.Callback):

@@ -14,7 +14,7 @@ from lit_unlearn.recording.history import History
 from lit_unlearn.recording.keys import evaluation_key
 from lit_unlearn.recording.live import Live
 from lit_unlearn.recording.settings import MAX_TAG
-from lit_unlearn.recording.wandb_run import Direction, Identity, wandb_logger
+from lit_unlearn.recording.wandb.run import Direction, Identity, wandb_logger
 from lit_unlearn.types import Role, union_of_needs
 
 

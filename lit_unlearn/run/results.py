@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lit_unlearn.evaluation.report import table
 from lit_unlearn.recording.history import read_history
 from lit_unlearn.recording.outputs import write_json
-from lit_unlearn.recording.wandb_page import log_squeeze_plot
-from lit_unlearn.recording.wandb_run import wandb_address
+from lit_unlearn.recording.wandb.page import log_squeeze_plot
+from lit_unlearn.recording.wandb.run import wandb_address
 from lit_unlearn.schemas import METRICS
 
 MODELS = ("original", "unlearned", "retain_model")

@@ -18,7 +18,7 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
 from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.recording.outputs import open_run, save_model
-from lit_unlearn.recording.wandb_run import close_wandb
+from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare

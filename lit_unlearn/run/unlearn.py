@@ -15,7 +15,7 @@ from lit_unlearn.display.screen import display, phase
 from lit_unlearn.models.load import load_model, load_pretrained
 from lit_unlearn.recording.checkpoints import last_checkpoint
 from lit_unlearn.recording.outputs import open_run, save_model
-from lit_unlearn.recording.wandb_run import close_wandb
+from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run

@@ -17,7 +17,7 @@ from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History
-from lit_unlearn.recording.wandb_run import Identity, close_wandb, wandb_logger
+from lit_unlearn.recording.wandb.run import Identity, close_wandb, wandb_logger
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, Term

@@ -12,8 +12,8 @@ import wandb
 from matplotlib import image
 
 from lit_unlearn.recording.settings import LoggingConfig
-from lit_unlearn.recording.wandb_page import log_answers, log_pictures, log_squeeze_plot
-from lit_unlearn.recording.wandb_run import Direction, Identity, close_wandb, wandb_logger
+from lit_unlearn.recording.wandb.page import log_answers, log_pictures, log_squeeze_plot
+from lit_unlearn.recording.wandb.run import Direction, Identity, close_wandb, wandb_logger
 from tests.wandb_reader import read_runs
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

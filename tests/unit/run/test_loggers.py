@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_unlearn.recording.wandb_run import Identity
+from lit_unlearn.recording.wandb.run import Identity
 from lit_unlearn.run.loggers import identity
 from tests.configs import load
 

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_unlearn.recording.history import SQUEEZE_CURVES, Curves
-from lit_unlearn.recording.wandb_run import STEP
+from lit_unlearn.recording.wandb.run import STEP
 
 
 @rank_zero_only
