@@ -1,4 +1,4 @@
-"""What goes wrong by the user's hand; ``console.run`` tells it in one line."""
+"""What goes wrong by the user's hand; ``console.start`` tells it in one line."""
 
 
 class UserError(ValueError):

@@ -16,6 +16,7 @@ main = Command(
     schema=Config,
     families=FAMILIES,
     listing=conf_listing,
+    resumes=True,
 )
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ class Command:
     families: Families = field(default_factory=dict)
     words: bool = False
     """It takes a verb or paths."""
+    resumes: bool = False
+    """``resume=true`` goes on where an interruption left it."""
     listing: Callable[[], Mapping[str, str]] = dict
     """Further lines of ``--help``."""
 
@@ -99,7 +101,7 @@ class Command:
         return "\n".join([f"{call} {self.usage}\n\n{COMMANDS[self.name]}\n", *told, *example]).rstrip()
 
 
-def start(command: Callable[[list[str]], None]) -> None:
+def start(command: Command) -> None:
     """Run an entry point: user errors end with one line and exit code 2; ``debug=true`` shows the traceback."""
     argv = sys.argv[1:]
     hush()
@@ -113,7 +115,8 @@ def start(command: Callable[[list[str]], None]) -> None:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        print("\ninterrupted: what was written is whole; resume=true goes on from the last checkpoint", file=sys.stderr)
+        going_on = "resume=true goes on from there" if command.resumes else "start it again"
+        print(f"\ninterrupted: what was written is whole; {going_on}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -48,7 +48,6 @@ def check(config: Config) -> None:
                 )
     _check_optimizer("optim", config.optim, config)
     if config.finetune is not None:
-        check_finetune(config)
         _check_optimizer("finetune.optim", config.finetune.optim, config)
 
 
@@ -66,6 +65,12 @@ def check_finetune(config: Config) -> None:
             "finetune makes the retain model itself: remove evaluation.retain_model and retain_records, or set "
             "finetune=null and model.path to a finished target model"
         )
+
+
+def check_training(config: Config) -> None:
+    """Raises UserError where the models that are to be made first cannot be."""
+    if config.finetune is not None:
+        check_finetune(config)
 
 
 def check_evaluation(config: Config) -> None:

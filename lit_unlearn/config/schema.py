@@ -55,7 +55,8 @@ class Config:
     beliefs: BeliefConfig | None = None
     """Null: the defaults, where a term reads beliefs."""
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Callbacks that move weights or gradients during training: name in ``callbacks.SCHEDULES`` -> its fields."""
+    """Callbacks that move weights or gradients during training: ``schedules=?`` names them, each with
+    its fields."""
     squeeze: SqueezeConfig | None = None
     """Null: no squeezing probe."""
     finetune: FinetuneConfig | None = None

@@ -9,7 +9,7 @@ from lit_unlearn.display.phases import Phase, State
 from lit_unlearn.display.progress import Progress
 from lit_unlearn.display.words import clock, to_come
 
-LEAST, SHARE, MOST = 10.0, 0.25, 600.0
+LEAST, SHARE, MOST = 10.0, 0.25, 60.0
 """Seconds between two lines: a share of what the run has taken, so that a long run's log stays short, in bounds."""
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_unlearn.recording.keys import key_of_today
+
 HEADER = ("step", "metric", "value")
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 """Metric name to its (step, value) points, by step."""
@@ -75,12 +77,15 @@ class History(Logger):
 
 
 def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Metric name to its points sorted by step; of a step logged twice the later value counts."""
+    """Metric name to its points sorted by step; of a step logged twice the later value counts.
+
+    Earlier versions' names of the evaluations' numbers are read as today's.
+    """
     text = path.read_text(encoding="utf-8")
     whole_lines = text[: text.rfind("\n") + 1].splitlines()  # a torn last line may read as a wrong number
     points: dict[str, dict[int, float]] = {}
     rows = csv.reader(whole_lines)
     assert tuple(next(rows, HEADER)) == HEADER, path
     for step, metric, value in rows:  # not DictReader, three times as slow: the file is read at each evaluation
-        points.setdefault(metric, {})[int(step)] = float(value)
+        points.setdefault(key_of_today(metric), {})[int(step)] = float(value)
     return {metric: sorted(values.items()) for metric, values in points.items()}

@@ -6,6 +6,11 @@ SETS = ("forget", "retain", "real_authors", "world_facts", "holdout")
 """Probe sets whose numbers have a section of their own, ``eval_<set>/``."""
 
 
+def key_of_today(key: str) -> str:
+    """Of a history: before there were sections every number of an evaluation stood under ``eval/``."""
+    return evaluation_key(key.removeprefix("eval/")) if key.startswith("eval/") else key
+
+
 def evaluation_key(number: str) -> str:
     """``forget_quality`` -> ``eval_forget/quality``, ``utility/x`` -> ``eval_utility/x``, ``mem`` -> ``eval/mem``.
 

@@ -102,7 +102,7 @@ def load_benchmark(config: Config) -> Benchmark:
 
 def _texts(settings: object) -> Iterator[str]:
     if isinstance(settings, Mapping):
-        settings = list(settings.values())
+        settings = [*settings, *settings.values()]
     if isinstance(settings, list | tuple):
         for value in settings:
             yield from _texts(value)

@@ -18,8 +18,8 @@ from tests.wandb_reader import read_runs
 
 CONF = Path(__file__).parent / "tiny.yaml"
 PHASES = (
-    *("finetune the target model", "finetune the retain model", "ask the retain model", "ask the original model"),
-    *("store the reference", "draw squeeze responses", "unlearn", "ask the unlearned model", "save"),
+    *("finetune the target model", "finetune the retain model", "draw squeeze responses", "ask the retain model"),
+    *("ask the original model", "store the reference", "unlearn", "ask the unlearned model", "save"),
 )
 PROGRESS = re.compile(rf" +[\d:]+  (\d)/(\d)  ({'|'.join(PHASES)})   (?:done in [\d:]+| *\d+%)(?:   .*)?$")
 """A line of the display: number of the phase, of how many, its title."""

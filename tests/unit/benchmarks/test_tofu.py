@@ -200,7 +200,7 @@ def test_hub_rows_are_read_once_and_its_faults_told(monkeypatch: pytest.MonkeyPa
         return rows("f", 2)
 
     tofu_files.read_split.cache_clear()
-    monkeypatch.setattr(tofu_files, "load_dataset", hub)
+    monkeypatch.setattr("datasets.load_dataset", hub)
     assert len(tofu_files.read_split(None, "forget01")) == len(tofu_files.read_split(None, "forget01")) == 2
     assert asked == [("locuslab/TOFU", "forget01", "train")]
     with pytest.raises(UserError) as error:

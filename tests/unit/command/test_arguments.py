@@ -3,16 +3,17 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from lit_unlearn.callbacks.schedules import SCHEDULES
-from lit_unlearn.command.arguments import parse
-from lit_unlearn.command.console import COMMANDS
+from lit_unlearn.command.arguments import Arguments, parse
+from lit_unlearn.command.console import COMMANDS, start
 from lit_unlearn.command.fields import explain
 from lit_unlearn.config.load import FAMILIES
 from lit_unlearn.config.schema import Config
@@ -127,6 +128,26 @@ def test_the_package_lists_its_commands():
     done = command("lit_unlearn")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == list(COMMANDS)
+
+
+def test_a_command_that_is_written_as_a_word_is_no_success():
+    done = command("lit_unlearn", "train", "conf=quickstart")
+    assert done.returncode == 2
+    assert "python -m lit_unlearn.train" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "advice"), [("train", "resume=true goes on"), ("evaluate", "start it again")])
+def test_an_interruption_advises_what_the_command_can(
+    name: str, advice: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(arguments: Arguments) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["command", "conf=quickstart"])
+    with pytest.raises(SystemExit) as left:
+        start(replace(import_module(f"lit_unlearn.{name}").main, load=interrupted))
+    assert left.value.code == 130
+    assert advice in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -66,6 +66,13 @@ def test_values_come_back_exactly_and_the_last_of_a_step_counts(tmp_path):
     assert read == {"a,b": [(7, 0.1 + 0.2)], "d": [(7, -math.inf)], "e": [(3, 3.0), (7, 1e-320)]}
 
 
+def test_a_history_of_before_there_were_sections_is_read(tmp_path):
+    old = ("eval/forget_probability", "eval/mem", "eval/utility/retain_probability", "train/loss")
+    (tmp_path / "history.csv").write_text("step,metric,value\n" + "".join(f"0,{key},0.5\n" for key in old))
+    new = {"eval_forget/probability", "eval/mem", "eval_utility/retain_probability", "train/loss"}
+    assert read_history(tmp_path / "history.csv").keys() == new
+
+
 def test_a_number_cut_short_is_not_read(tmp_path):
     (tmp_path / "history.csv").write_text("step,metric,value\n0,a,1.5\n1,a,1.")
     assert read_history(tmp_path / "history.csv") == {"a": [(0, 1.5)]}
