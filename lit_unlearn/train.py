@@ -9,7 +9,11 @@ from lit_unlearn.config.schema import Config
 main = Command(
     "train",
     load,
-    ("lit_unlearn.config.checks:check", "lit_unlearn.config.checks:check_training", "lit_unlearn.run.unlearn:unlearn"),
+    (
+        "lit_unlearn.config.checks:check",
+        "lit_unlearn.config.checks:check_training",
+        "lit_unlearn.run.unlearn:unlearn",
+    ),
     example="conf=quickstart optim.lr=2e-3",
     schema=Config,
     families=FAMILIES,

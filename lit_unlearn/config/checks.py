@@ -51,6 +51,12 @@ def check(config: Config) -> None:
         _check_optimizer("finetune.optim", config.finetune.optim, config)
 
 
+def check_training(config: Config) -> None:
+    """Raises UserError where the models that unlearning starts from cannot be made; evaluate makes none."""
+    if config.finetune is not None:
+        check_finetune(config)
+
+
 def check_finetune(config: Config) -> None:
     """Raises UserError where there is no model to start from, or two retain models are named."""
     if config.finetune is None:
