@@ -58,6 +58,3 @@ def test_a_wrong_batch_is_told(policy, reference, batch, change, message):
 def test_a_reference_that_is_read_must_be_there(policy, batch):
     with pytest.raises(UserError, match="the terms read the reference on forget; give one"):
         step_loss(policy, None, batch, NPO)
-    with pytest.raises(UserError, match="decoder blocks 0 to 3"):
-        rmu = {"forget": {"weight": 1.0, "objective": {"name": "rmu", "layer": 7}}}
-        step_loss(policy, None, batch, rmu)

@@ -291,6 +291,11 @@ def test_a_sliding_window_is_padded_and_the_same(name, batch):
     assert model.config.to_dict() == before
 
 
+def test_who_takes_part_still_does():
+    model = build(FAMILIES["llama"])
+    assert [take_part(model), take_part(model), can_pack(model)] == [True] * 3
+
+
 @pytest.mark.parametrize("logits_mib", [0, 256])
 @pytest.mark.parametrize("round_to", [1, 16])
 def test_slices_and_rounding_change_nothing(logits_mib, round_to, batch):

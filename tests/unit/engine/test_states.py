@@ -1,11 +1,14 @@
 """What is read off one slice's logits, whichever way they are asked for."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from lit_unlearn.engine.states import States, scores_of
-from lit_unlearn.types import IGNORE_INDEX, Ask
+from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.engine.states import States, known_states, row_weights, scores_of
+from lit_unlearn.types import IGNORE_INDEX, LOGPS, Ask
 
 NUM_TOKENS, VOCABULARY = 9, 13
 
@@ -36,3 +39,14 @@ def test_entropy_beside_logits_and_without_them(logits, scale):
     expected = [of_labels, top, entropy, torch.autograd.grad(mixed, leaf)[0], ids]
     for left, right in zip(found, expected, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
+def test_log_probs_that_travel_with_rows_stand_where_the_engine_would_put_them():
+    rows = pad([Encoded(7, (5, 6), (8, 1), (-0.5, -1.5), 0.5), Encoded(3, (9,), (4, 2, 1), (-1.0, -2.0, -3.0))])
+    scores = scores_of(known_states(rows), LOGPS)
+    assert scores.logps.tolist() == [-0.5, -1.5, -1.0, -2.0, -3.0]
+    assert scores.labels.tolist() == [8, 1, 4, 2, 1]
+    assert scores.row.tolist() == [0, 0, 1, 1, 1]
+    assert scores.row_weight.tolist() == [0.5, 1.0]
+    assert scores.mask.all()
+    assert row_weights(replace(rows, weight=None)).tolist() == [1.0, 1.0]

@@ -168,8 +168,16 @@ def test_reductions_agree_on_equal_lengths():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"mix": 1.1}, {"k": 0}, {"temperature": 0}, {"entropy_weight": -1}, {"stop_gradient": False, "entropy_weight": 1}],
+    [
+        {"mix": 1.1},
+        {"mix": 1.0, "normalize": True},
+        {"nucleus": 0.0},
+        {"k": 0},
+        {"temperature": 0},
+        {"entropy_weight": -1},
+        {"stop_gradient": False, "entropy_weight": 1},
+    ],
 )
 def test_wrong_fields_are_refused(fields):
-    with pytest.raises(ValueError, match=r"must|already"):
+    with pytest.raises(ValueError, match=r"must|already|divides by 1 - mix"):
         BST(**fields)
