@@ -1,5 +1,7 @@
 """One loss without a trainer: the reference is the frozen start in evaluation mode, whatever mode it comes in."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -13,7 +15,7 @@ KL = {"retain": {"weight": 1.0, "objective": {"name": "kl"}}}
 
 def noisy(seed: int) -> GPT2LMHeadModel:
     """A model half of whose numbers are dropped in training mode."""
-    drops = {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}
+    drops: dict[str, Any] = {"resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return GPT2LMHeadModel(GPT2Config(vocab_size=160, n_embd=32, n_layer=2, n_head=4, **drops))

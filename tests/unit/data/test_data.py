@@ -198,9 +198,9 @@ def test_a_plain_prompt_needs_its_question_and_nothing_else(plain):
 
 def test_the_least_batch_and_length():
     DataConfig(batch_size=1, max_length=2)
-    for fields in ({"batch_size": 0}, {"max_length": 1}):
-        with pytest.raises(ValueError, match="must be at least 1, data.max_length"):
-            DataConfig(**fields)
+    for batch_size, max_length in ((0, 2), (1, 1)):
+        with pytest.raises(ValueError, match=r"must be at least 1, data\.max_length"):
+            DataConfig(batch_size=batch_size, max_length=max_length)
 
 
 def test_without_forget_rows_the_first_role_sets_the_epoch(make_encoded):

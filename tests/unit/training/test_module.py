@@ -46,7 +46,7 @@ def checkpointed(directory, *callbacks: L.Callback, **options) -> L.Trainer:
 
 
 class Overflow(L.Callback):
-    """One weight of the head's, for a token that no row holds, leaves the numbers behind the given step."""
+    """One weight of the embedding, for a token that no row holds, leaves the numbers behind the given step."""
 
     def __init__(self, step: int, value: float) -> None:
         self.step, self.value = step, value
@@ -54,7 +54,7 @@ class Overflow(L.Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if trainer.global_step == self.step:
             with torch.no_grad():
-                pl_module.engine.model.get_input_embeddings().weight[150, 7] = self.value
+                pl_module.get_parameter("engine.model.model.embed_tokens.weight")[150, 7] = self.value
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
