@@ -6,7 +6,10 @@ from dataclasses import dataclass, fields
 
 import pytest
 
+from lit_unlearn.command.arguments import parse
+from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
+from lit_unlearn.objectives.__main__ import load
 from lit_unlearn.objectives.bst import BST
 from lit_unlearn.objectives.rmu import RMU
 from lit_unlearn.objectives.table import WIDTH, describe, entry, table
@@ -17,6 +20,11 @@ def test_it_prints():
     done = subprocess.run([sys.executable, "-m", "lit_unlearn.objectives"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == table().strip()
+
+
+def test_it_takes_no_arguments():
+    with pytest.raises(UserError, match=r"objectives takes no arguments, not name=\.\.\."):
+        load(parse(["name=npo"]))
 
 
 def test_it_is_at_most_120_wide():
