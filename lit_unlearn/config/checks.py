@@ -73,12 +73,6 @@ def check_finetune(config: Config) -> None:
         )
 
 
-def check_training(config: Config) -> None:
-    """Raises UserError where the models that are to be made first cannot be."""
-    if config.finetune is not None:
-        check_finetune(config)
-
-
 def check_evaluation(config: Config) -> None:
     """Raises UserError where there is no model to evaluate."""
     if config.resume:

@@ -114,7 +114,8 @@ def scores_of(states: States, ask: Ask) -> Scores:
         logps = logits.gather(-1, labels[:, None]).squeeze(-1) - log_z
         top_logits, top_ids = logits.topk(min(ask.top_k, logits.shape[-1]), dim=-1)
         top_logps = top_logits - log_z[:, None]
-        entropy = log_z - ((logits - log_z[:, None]).exp() * logits).sum(-1) if ask.entropy else log_z
+        log_pi = logits - log_z[:, None] if ask.entropy else logits  # [n, V]
+        entropy = -(log_pi.exp() * log_pi).sum(-1) if ask.entropy else log_z  # log_z - <pi, logits> would cancel
         extras["logits"] = logits
     else:
         logps, top_logps, top_ids, entropy = Statistics.apply(logits, labels, ask.top_k, ask.entropy)  # type: ignore[misc]

@@ -142,6 +142,27 @@ def test_values_and_weights(objective, models, make_batch):
     assert torch.equal(loss.weights > 0, torch.stack(counting).all(0))
 
 
+READERS = {name: kind for name, kind in VARIANTS.items() if all(ask.logps for ask in kind.needs.policy.values())}
+
+
+@pytest.mark.parametrize("objective", READERS.values(), ids=list(READERS))
+def test_the_answer_s_log_prob_is_among_the_statistics(objective, models, make_batch):
+    """Of the whole answer, or the mean over its tokens."""
+    batch, role = make_batch(objective), next(iter(objective.needs.policy))
+    scores = ScoringEngine(models[0]).score(batch, {role: Ask()})[role]
+    whole = scores.sequence_logps.detach()
+    seen = evaluate(objective, models, batch).stats["logp"]
+    assert any(torch.allclose(seen, known, rtol=1e-4) for known in (whole, whole / scores.num_tokens))
+
+
+def test_rmu_tells_the_length_of_the_output(policy, make_rows):
+    rows, objective = make_rows(), VARIANTS["rmu"]
+    out = policy(input_ids=rows.input_ids, attention_mask=rows.attention_mask, output_hidden_states=True)
+    lengths = out.hidden_states[2].norm(dim=-1)
+    expected = [row[labels != -100].mean().item() for row, labels in zip(lengths, rows.labels, strict=True)]
+    assert evaluate(objective, (policy, policy), {Role.forget: rows}).stats["norm"].tolist() == pytest.approx(expected)
+
+
 class _Unread(dict):
     """Extras whose logits nobody may ask for."""
 

@@ -46,12 +46,25 @@ def kl(logits, other, labels):  # KL(reference || policy), mean over tokens
     return (p * (p.log() - logits.log_softmax(-1))).sum(-1).mean()
 
 
+def reverse_kl(logits, other, labels):  # KL(policy || reference)
+    q = logits.softmax(-1)
+    return (q * (q.log() - other.log_softmax(-1))).sum(-1).mean()
+
+
+def js(logits, other, labels):  # half of each divergence to the middle
+    p, q = other.softmax(-1), logits.softmax(-1)
+    middle = (p + q) / 2
+    return ((p * (p / middle).log() + q * (q / middle).log()) / 2).sum(-1).mean()
+
+
 @pytest.mark.parametrize(
     ("formula", "objective"),
     [
         (npo, OBJECTIVES["npo"](beta=0.3)),
         (bst, OBJECTIVES["bst"](mix=0.4, k=3, reduction="seq_sum")),
         (kl, OBJECTIVES["kl"](role=Role.forget)),
+        (reverse_kl, OBJECTIVES["kl"](role=Role.forget, direction="reverse")),
+        (js, OBJECTIVES["js"](role=Role.forget)),
     ],
 )
 def test_against_the_paper(formula, objective):

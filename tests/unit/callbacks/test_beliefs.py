@@ -167,6 +167,19 @@ def test_modes_and_random_state_survive_a_refresh(make_run):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_each_refresh_draws_anew_from_a_policy_that_stays(make_run):
+    run = make_run(num_samples=4)
+    run.fit(max_epochs=1)
+    found = []
+    for round in (1, 2, 1):  # the number of refreshes so far names the stream
+        run.store.rounds = round
+        run.sampler._refresh(run.module, EVERY)
+        found.append({id: [belief.tokens for belief in beliefs] for id, beliefs in run.store.beliefs.items()})
+    first, second, again = found
+    assert again == first
+    assert all(set(first[id]) != set(second[id]) for id in first)
+
+
 @pytest.mark.parametrize("with_reference", [False, True])
 def test_state_survives_torch_save(make_run, reference, tmp_path, with_reference):
     start = ScoringEngine(reference) if with_reference else None

@@ -311,33 +311,56 @@ def make_schedules() -> list[L.Callback]:
     ]
 
 
+@pytest.fixture
+def resume(policy, splits):
+    """(logged steps, module) of a fit that goes on from a checkpoint."""
+
+    def go(path: Path, *callbacks: L.Callback, retain=NLL) -> tuple[list[dict[str, float]], UnlearnModule]:
+        terms = {"forget": Term(1.0, GA), "retain": Term(1.0, retain)}
+        module = Sgd(ScoringEngine(copy.deepcopy(policy)), terms, OptimConfig())
+        steps = []
+
+        class Record(L.Callback):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+                logged = trainer.callback_metrics.items()
+                steps.append({name: value.item() for name, value in logged if name.startswith("train/")})
+
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_epochs=3,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[*callbacks, Record()],
+        )
+        trainer.fit(module, UnlearnData(splits(), 4, seed=0), ckpt_path=path, weights_only=True)
+        return steps, module
+
+    return go
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_resumed_run_walks_the_straight_path(run, policy, splits, tmp_path, epoch):
+def test_resumed_run_walks_the_straight_path(run, resume, tmp_path, epoch):
     """Resumed right after the choice of rows, and once all weights have moved, from a real trainer's checkpoint."""
     path = tmp_path / "epoch.ckpt"
     straight, module, _ = run(*make_schedules(), Keep(path, epoch), retain=OBJECTIVES["constraint_nll"](eps=0.3))
-    terms = {"forget": Term(1.0, GA), "retain": Term(1.0, OBJECTIVES["constraint_nll"](eps=0.3))}
-    resumed = Sgd(ScoringEngine(copy.deepcopy(policy)), terms, OptimConfig())
-    data, steps = UnlearnData(splits(), 4, seed=0), []
-
-    class Record(L.Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-            logged = trainer.callback_metrics.items()
-            steps.append({name: value.item() for name, value in logged if name.startswith("train/")})
-
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        callbacks=[*make_schedules(), Record()],
-    )
-    trainer.fit(resumed, data, ckpt_path=path, weights_only=True)
+    steps, resumed = resume(path, *make_schedules(), retain=OBJECTIVES["constraint_nll"](eps=0.3))
     assert steps == straight[PER_EPOCH * (epoch + 1) :]
     for left, right in zip(module.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_selection_resumed_before_it_has_chosen_knows_the_start_of_the_run(run, resume, tmp_path):
+    """Rows are judged by how far they moved since step 0, not since the resume; t1 = 2, resumed at 1."""
+    straight, resumed = (RetainSelection(start_epoch=2, keep_fraction=0.5) for _ in range(2))
+    _, module, _ = run(straight, Keep(tmp_path / "epoch.ckpt", 0))
+    steps, other = resume(tmp_path / "epoch.ckpt", resumed)
+    assert len(steps) == 2 * PER_EPOCH
+    assert resumed.start == straight.start
+    assert resumed.kept == straight.kept
+    for left, right in zip(module.parameters(), other.parameters(), strict=True):
         assert torch.equal(left, right)
 
 

@@ -69,6 +69,22 @@ def test_another_name_drops_the_old_one_s_fields():
     assert same["forget"].objective == BST(mix=0.5, k=20)
 
 
+def test_another_benchmark_starts_from_its_own_defaults(tmp_path: Path):
+    """By an override and by a file on its base; the same name keeps what is written."""
+    tofu = ["data.benchmark.name=tofu", "data.benchmark.forget_split=forget01"]
+    config = load([QUICK, *tofu])  # the authors' num_authors=40 is no field of TOFU
+    assert config.data.benchmark == {"name": "tofu", "forget_split": "forget01"}
+    assert config.data.batch_size == 16  # its neighbours stay
+    few = load([QUICK, "data.benchmark.name=authors", "data.benchmark.num_authors=20"])
+    assert few.data.benchmark == {"name": "authors", "num_authors": 20, "num_forget_authors": 4}
+
+    (tmp_path / "low.yaml").write_text(
+        "data: {benchmark: {name: authors, num_authors: 20}}\nterms: {forget: {objective: {name: npo}}}\n"
+    )
+    (tmp_path / "top.yaml").write_text("base: low.yaml\ndata: {benchmark: {name: tofu, forget_split: forget05}}\n")
+    assert load([f"conf={tmp_path / 'top.yaml'}"]).data.benchmark == {"name": "tofu", "forget_split": "forget05"}
+
+
 def test_a_term_can_be_added_and_left_out():
     config = load([QUICK, "terms.belief={weight: 0.5, objective: {name: bst, role: belief}}", "terms.retain=null"])
     terms = build_terms(config)

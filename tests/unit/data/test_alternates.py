@@ -13,7 +13,15 @@ from lit_unlearn.benchmarks.base import Example
 from lit_unlearn.benchmarks.tofu import Tofu
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.command.arguments import parse
-from lit_unlearn.data.alternates import REFUSALS, Pairing, alternates_of, new_answers, read_alternates, refusals_of
+from lit_unlearn.data.alternates import (
+    REFUSALS,
+    Pairing,
+    alternates_of,
+    new_answers,
+    read_alternates,
+    refusals_of,
+    requests_for,
+)
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.answers import score_answers
@@ -55,6 +63,8 @@ def test_a_local_tofu_brings_its_own_refusals(tmp_path: Path):
     assert refusals_of(benchmark) == refusals_of(Tofu("forget10")) == REFUSALS
     write(tmp_path / "idontknow.jsonl", "No idea.", "", " Who knows? ")
     assert refusals_of(benchmark) == ["No idea.", "Who knows?"]
+    drawn = {row.response for row in alternates_of(FORGET, "refusals", benchmark, 0)[0]}
+    assert drawn == {"No idea.", "Who knows?"}
     (tmp_path / "idontknow.jsonl").write_bytes(b"No idea.\nWho kn\xffws?\n")
     with pytest.raises(UserError, match=r"idontknow\.jsonl:2: not UTF-8"):
         refusals_of(benchmark)
@@ -69,6 +79,7 @@ def test_a_file_makes_one_row_an_alternate(tmp_path: Path):
     assert [(row.id, row.prompt, row.response) for row in rows] == [
         (0, "question 0?", "a"), (1, "question 0?", "b\u2028b"), (2, "question 1?", "c")
     ]  # fmt: skip
+    assert [row.choice for row in rows] == [0, 1, 0]
     assert {id: list(positions) for id, positions in pairing.positions.items()} == {0: [0, 1], 1: [2]}
 
 
@@ -87,7 +98,7 @@ GOOD = {"id": 0, "alternates": ["a"]}
         ([GOOD, {"id": 1, "alternates": ["b", " "]}], r"a\.jsonl:2: alternates is of type list"),
         ([GOOD, {"id": 1, "alternates": "b"}], r"a\.jsonl:2: alternates is of type str"),
         ([GOOD, "", GOOD], r"a\.jsonl:3: id 0 was on an earlier line"),
-        ([GOOD], r"a\.jsonl: no alternates for 1 of 2 forget rows, the first has id 1"),
+        ([GOOD], r"a\.jsonl: no alternates for 1 of 2 forget rows, the first has id 1; every forget row needs one"),
         ([GOOD, {"id": 1, "alternates": ["b"]}, {"id": 7, "alternates": ["b"]}], r"id 7 is no forget row"),
     ],
 )
@@ -97,7 +108,10 @@ def test_a_fault_names_file_and_line(tmp_path: Path, lines, message: str):
 
 
 def test_a_missing_file_says_how_to_write_it(tmp_path: Path):
-    with pytest.raises(UserError, match=r"no such file; write it with python -m lit_unlearn\.alternates"):
+    with pytest.raises(
+        UserError,
+        match=r"no such file; write it with python -m lit_unlearn\.alternates, or set data\.alternates=refusals",
+    ):
         alternates_of(FORGET, str(tmp_path / "none.jsonl"), Authors(), 0)
 
 
@@ -165,6 +179,14 @@ def test_alternates_that_nothing_reads_are_refused():
     assert load(["conf=quickstart", "terms.forget.objective.name=idk_nll", "data.alternates=a.jsonl"])
     with pytest.raises(UserError, match=r"data\.alternates is set, but no term has role: alternate"):
         load(["conf=quickstart", "data.alternates=a.jsonl"])
+
+
+def test_a_request_shows_question_and_answer():
+    asked = requests_for([Example(4, "Where was he born?", "In {Oslo}.")])
+    assert [(row.id, row.response) for row in asked] == [(4, "")]
+    shown, wanted = asked[0].prompt.split("\n\n")[1:]
+    assert shown == "Question: Where was he born?\nAnswer: In {Oslo}."
+    assert "with different facts" in wanted
 
 
 def test_only_new_answers_are_kept_and_the_others_counted():

@@ -2,12 +2,15 @@
 
 from collections import Counter
 
+import lightning as L
 import pytest
 import torch
 
 from lit_unlearn.benchmarks.base import Example
+from lit_unlearn.data.beliefs import Belief, BeliefStore
+from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.sampler import StepSampler
-from lit_unlearn.data.settings import PromptConfig
+from lit_unlearn.data.settings import DataConfig, PromptConfig
 from lit_unlearn.data.tokenize import Encoded, Encoder, pad
 from lit_unlearn.errors import UserError
 from lit_unlearn.types import Role
@@ -77,6 +80,15 @@ def test_last_batch(batch_size, world, sizes):
     assert [sum(map(len, parts)) for parts in zip(*([s[Role.forget] for s in p] for p in plans), strict=True)] == sizes
 
 
+def test_the_order_is_that_of_every_version():
+    """A run resumed under a newer version must go on with the rows it would have met."""
+    assert sampler(batch_size=10).global_step(0, 0) == {
+        Role.forget: [3, 9, 2, 8, 5, 7, 6, 4, 0, 1],
+        Role.retain: [6, 2, 3, 1, 4, 0, 5, 0, 3, 6],
+    }
+    assert sampler(batch_size=10, seed=3).global_step(2, 0)[Role.forget] == [8, 2, 6, 3, 4, 7, 5, 9, 0, 1]
+
+
 def test_window_is_the_coming_steps():
     plan = sampler()
     assert len(plan) == 3
@@ -144,6 +156,11 @@ def test_max_length(tokenizer, caplog):
     cut = Encoder(tokenizer, length).encode(EXAMPLES[:1], "forget split")[0]
     assert (cut.prompt, cut.answer) == (whole[0].prompt, whole[0].answer[:2])
     assert "forget split: 1 answers were cut" in caplog.text
+    Encoder(tokenizer, max(len(row.prompt) for row in whole) + 1).encode(EXAMPLES, "both")
+    assert "both: 2 answers were cut" in caplog.text
+    caplog.clear()
+    Encoder(tokenizer, 200).encode(EXAMPLES, "neither")
+    assert not caplog.text
     exact = Encoder(tokenizer, len(whole[0].prompt + whole[0].answer)).encode(EXAMPLES[:1], "forget split")
     assert exact == whole[:1]
     with pytest.raises(UserError, match=r"forget split, row 4: .* data.max_length is"):
@@ -161,4 +178,53 @@ def test_pad():
     assert rows.reference_logps is not None
     assert rows.reference_logps.tolist() == [[0, -0.5, -1.5, 0], [0, -1, -2, -3]]
     assert {t.dtype for t in (rows.input_ids, rows.labels, rows.attention_mask, rows.example_id)} == {torch.int64}
-    assert pad([Encoded(7, (5,), (8,), (-0.5,)), Encoded(3, (9,), (4,))]).reference_logps is None
+    assert rows.weight.dtype == rows.reference_logps.dtype == torch.float32
+    pair = [Encoded(7, (5,), (8,), (-0.5,)), Encoded(3, (9,), (4,))]
+    assert pad(pair).reference_logps is None
+    assert pad(pair[::-1]).reference_logps is None
+    nothing = pad([])
+    assert nothing.input_ids.shape == (0, 1)
+    assert nothing.example_id.dtype == torch.int64
+    whole = pad([Encoded(7, (5,), (8,), weight=1), Encoded(8, (5,), (8,), weight=2)])  # as a file may have them
+    assert whole.weight is not None
+    assert whole.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("plain", ["no question", "{prompt} {", "{prompt} {other}", "{question}"])
+def test_a_plain_prompt_needs_its_question_and_nothing_else(plain):
+    with pytest.raises(ValueError, match=r"^data\.prompt\.plain must hold \{prompt\}, where the question goes"):
+        PromptConfig(plain=plain)
+
+
+def test_the_least_batch_and_length():
+    DataConfig(batch_size=1, max_length=2)
+    for batch_size, max_length in ((0, 2), (1, 1)):
+        with pytest.raises(ValueError, match=r"must be at least 1, data\.max_length"):
+            DataConfig(batch_size=batch_size, max_length=max_length)
+
+
+def test_without_forget_rows_the_first_role_sets_the_epoch(make_encoded):
+    data = UnlearnData({Role.retain: make_encoded((3, 2, 4))}, 2, seed=0)
+    data.trainer = L.Trainer(barebones=True, accelerator="cpu", max_epochs=1)
+    steps = list(data.train_dataloader())
+    assert [len(step[Role.retain]) for step in steps] == [2, 1]
+    assert all(isinstance(row, Encoded) for step in steps for row in step[Role.retain])
+    assert sorted(row.id for step in steps for row in step[Role.retain]) == [0, 1, 2]
+
+
+def test_beliefs_of_a_step_in_the_order_of_its_rows(make_encoded):
+    """``all``: shares of 1 / their number; a prompt without beliefs stays, but weighs nothing."""
+    rows = make_encoded((3, 2, 4), first_id=5)
+    known = [Belief((8, 1), -0.5, (-1.0, -2.0)), Belief((9, 1), -0.5, (-3.0, -4.0))]
+    store = BeliefStore("all", 0, {5: known, 7: known[:1]})
+    drawn = store.draw(rows, 0)
+    assert [(row.id, row.answer, row.weight) for row in drawn] == [
+        (5, (8, 1), 0.5), (5, (9, 1), 0.5), (6, (), 0.0), (7, (8, 1), 1.0)
+    ]  # fmt: skip
+    assert [row.prompt for row in drawn] == [rows[0].prompt, *(row.prompt for row in rows)]
+    assert pad(drawn).reference_logps is not None
+    one = BeliefStore("one", 0, {5: known, 7: known[:1]})
+    found = [one.draw(rows, step) for step in range(20)]
+    assert {len(step) for step in found} == {3}
+    assert {step[0].answer for step in found} == {(8, 1), (9, 1)}
+    assert all([row.weight for row in step] == [1.0, 0.0, 1.0] for step in found)

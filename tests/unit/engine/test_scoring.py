@@ -291,6 +291,11 @@ def test_a_sliding_window_is_padded_and_the_same(name, batch):
     assert model.config.to_dict() == before
 
 
+def test_who_takes_part_still_does():
+    model = build(FAMILIES["llama"])
+    assert [take_part(model), take_part(model), can_pack(model)] == [True] * 3
+
+
 @pytest.mark.parametrize("logits_mib", [0, 256])
 @pytest.mark.parametrize("round_to", [1, 16])
 def test_slices_and_rounding_change_nothing(logits_mib, round_to, batch):
@@ -535,17 +540,20 @@ def test_a_gradient_follows_the_factor_of_the_loss(make_model, batch):
         ("rmu", ["forget"]),
     ],
 )
-def test_terms_apart(name, apart, make_model, batch):
-    start, terms = make_model(1), CASES[name]
+@pytest.mark.parametrize("head", [lambda model: model, with_bias], ids=["plain head", "head with bias"])
+def test_terms_apart(name, apart, head, make_model, batch):
+    """As under GRU: the gradient of the terms apart, then that of all, each weight's once."""
+    make = lambda seed=0: head(make_model(seed))  # noqa: E731
+    start, terms = make(1), CASES[name]
     with torch.no_grad():
         known = ScoringEngine(start).states(batch, union_of_needs(terms).reference)
-    whole, part = make_model(), make_model()
+    whole, part = make(), make()
     expected = ScoringEngine(whole)(batch, terms, known)
     expected.loss.backward()
     alone = ScoringEngine(part)(batch, {term: terms[term] for term in apart}, known)
     alone.loss.backward()
 
-    model = make_model()
+    model = make()
     step = ScoringEngine(model)(batch, terms, known, apart=apart)
     assert expected.apart is None
     assert step.apart is not None

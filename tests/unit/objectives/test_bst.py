@@ -134,6 +134,18 @@ def test_guard(mix, guarded, normalize):
     assert kept.item() == pytest.approx(ascent if guarded else unguarded.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("nucleus", "kept"), [(0.4, 1), (0.6, 2), (0.8, 3), (0.95, 4), (1.0, 5)])
+def test_the_nucleus_is_the_smallest_set_with_that_share(nucleus, kept):
+    """Shares .5, .25, .15, .06, .04: together .5, .75, .9, .96, 1."""
+    pi = torch.tensor([0.06, 0.5, 0.15, 0.04, 0.25])
+    ranked = pi.sort(descending=True).values[:kept]
+    q = ranked / ranked.sum()
+    found = apply(BST(mix=0.3, k=5, nucleus=nucleus), pi.log()[None], torch.tensor([2]), rows=(1,))
+    assert found.stats["belief_mass"].item() == pytest.approx(ranked.sum().item(), rel=1e-5)
+    expected = 0.7 * pi[2].log() + 0.3 * (q * ranked.log()).sum()
+    assert found.values.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_unlabelled_positions_have_no_gradient():
     logits, labels = random_case(3)
     labels[[1, 6]] = IGNORE_INDEX
@@ -156,8 +168,16 @@ def test_reductions_agree_on_equal_lengths():
 
 @pytest.mark.parametrize(
     "fields",
-    [{"mix": 1.1}, {"k": 0}, {"temperature": 0}, {"entropy_weight": -1}, {"stop_gradient": False, "entropy_weight": 1}],
+    [
+        {"mix": 1.1},
+        {"mix": 1.0, "normalize": True},
+        {"nucleus": 0.0},
+        {"k": 0},
+        {"temperature": 0},
+        {"entropy_weight": -1},
+        {"stop_gradient": False, "entropy_weight": 1},
+    ],
 )
 def test_wrong_fields_are_refused(fields):
-    with pytest.raises(ValueError, match=r"must|already"):
+    with pytest.raises(ValueError, match=r"must|already|divides by 1 - mix"):
         BST(**fields)

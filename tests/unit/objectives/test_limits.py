@@ -1,6 +1,7 @@
 """What each objective must become where its fields switch something off, and values worked out by hand."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +116,37 @@ def on_tables(name: str, forget: States, alternate: States | None = None, **fiel
     return objective(scores, {})
 
 
+def rows_of(*rows: tuple[float, ...]) -> States:
+    """As ``table``, an answer for each tuple."""
+    whole = table(*(p for row in rows for p in row))
+    row = torch.tensor([index for index, own in enumerate(rows) for _ in own])
+    return replace(whole, row=row, row_weight=torch.ones(len(rows)))
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept"),
+    [
+        (1.0, [(0.2, 0.9, 0.5, 0.1, 0.4), (0.3, 0.6), (0.7,)]),
+        (0.6, [(0.9, 0.5, 0.4), (0.6,), (0.7,)]),  # 3 of 5, 1 of 2; 0.6 of 1, and that one is kept
+        (0.3, [(0.9,), (0.6,), (0.7,)]),
+        (0.4, [(0.9, 0.5), (0.6,), (0.7,)]),
+    ],
+)
+def test_of_each_answer_the_most_likely_tokens_are_chosen(keep, kept):
+    answers = rows_of((0.2, 0.9, 0.5, 0.1, 0.4), (0.3, 0.6), (0.7,))
+    loss = on_tables("controlled_ascent", answers, keep_fraction=keep)  # token_mean
+    means = [sum(map(math.log, own)) / len(own) for own in kept]
+    assert loss.values.tolist() == pytest.approx(means, rel=1e-5)
+    assert loss.weights.tolist() == [len(own) for own in kept]
+
+
+def test_likelihood_capping_and_temperature_by_hand():
+    loss = on_tables("controlled_ascent", table(0.2, 0.5, 0.1), min_probability=0.2)  # at the bound: left alone
+    assert loss.values.item() == pytest.approx(math.log(0.5) / 3, rel=1e-5)
+    loss = on_tables("controlled_ascent", table(0.9), temperature=2.0)  # square roots: 3 to 1
+    assert loss.values.item() == pytest.approx(math.log(0.75), rel=1e-5)
+
+
 def test_ceu_with_every_token_ignored_is_no_loss():
     loss = on_tables("ceu", table(0.2, 0.4), ignore_first_n_answer_tokens=2)
     assert loss.values.tolist() == loss.weights.tolist() == [0]
@@ -187,12 +219,42 @@ def test_step_loss_says_what_is_wrong(name, roles, needle, policy, batch):
         ("undial", {"beta": -1}),
         ("ceu", {"ignore_first_n_answer_tokens": -1}),
         ("jensun", {"target_tokens": [-1]}),
-        ("rmu", {"direction": [0.0, 0.0]}),
+        ("jensun", {"target_tokens": []}),
+        ("rmu", {"layer": 1, "direction": [0.0, 0.0]}),
+        ("rmu", {"layer": -1}),
+        ("rmu", {"coefficient": 0.0}),
+        ("constraint_nll", {"eps": -0.1}),
+        ("bstw", {"beta": 0.0}),
+        ("controlled_ascent", {"temperature": 0.0}),
+        ("controlled_ascent", {"temperature": -1.0}),
+        ("controlled_ascent", {"keep_fraction": 0.0}),
+        ("controlled_ascent", {"keep_fraction": 1.1}),
+        ("controlled_ascent", {"min_probability": 1.0}),
+        ("controlled_ascent", {"min_probability": -0.1}),
     ],
 )
 def test_absurd_fields_are_refused(name: str, fields: dict):
     with pytest.raises(ValueError, match="must"):
         OBJECTIVES[name](**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("rmu", {"layer": 0}),
+        ("satimp", {"beta1": 0.0, "beta2": 0.0}),
+        ("constraint_nll", {"eps": 0.0}),
+        ("bst", {"mix": 1.0}),
+    ],
+)
+def test_the_ends_of_the_ranges_are_taken(name: str, fields: dict):
+    OBJECTIVES[name](**fields)
+
+
+def test_a_refusal_beyond_the_vocabulary_is_told():
+    with pytest.raises(ValueError, match=r"target_tokens=\[1, 2\]: the vocabulary has 2 tokens"):
+        on_tables("jensun", table(0.5), target_tokens=[1, 2])
+    on_tables("jensun", table(0.5), target_tokens=[1, 0])
 
 
 def test_tnpo_s_default_epsilon_damps_tokens_that_were_unlikely_all_along():

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 from lit_unlearn.callbacks.reference_cache import ReferenceCache
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import pad
+from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import scores_of
 from lit_unlearn.errors import UserError
@@ -18,7 +20,7 @@ from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference, reference_states
-from lit_unlearn.reference.store import model_digest, store_key
+from lit_unlearn.reference.store import ReferenceStore, model_digest, store_key, stored_tensors, write_part
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import LOGPS, Ask, Needs, Role, Term
@@ -39,6 +41,8 @@ TERMS = {"forget": Term(1.0, OBJECTIVES["npo"]()), "retain": Term(1.0, OBJECTIVE
         ({Role.retain: Ask(logits=True)}, "auto", ReferencePlan({Role.retain: Ask(logits=True)})),
         ({Role.retain: Ask(attended=True)}, "cached", ReferencePlan({Role.retain: Ask(attended=True)})),
         ({Role.belief: LOGPS}, "auto", ReferencePlan(resident=True)),
+        ({Role.alternate: LOGPS}, "cached", ReferencePlan({Role.alternate: LOGPS})),
+        ({Role.alternate: Ask(logits=True)}, "auto", ReferencePlan(resident=True)),
         ({Role.forget: LOGPS, Role.belief: Ask(logits=True)}, "auto", replace(CACHED, resident=True)),
     ],
 )
@@ -50,6 +54,8 @@ def test_plan(asks, choice, plan):
 def test_cached_refuses_what_it_cannot_serve():
     with pytest.raises(UserError, match="belief"):
         plan_reference(Needs({}, {Role.belief: LOGPS}), "cached")
+    with pytest.raises(UserError, match="on the roles alternate, belief is not known before the run"):
+        plan_reference(Needs({}, {Role.belief: LOGPS, Role.alternate: Ask(logits=True)}), "cached")
 
 
 def terms_of(name: str) -> dict[str, Term]:
@@ -178,6 +184,33 @@ def test_known_log_probs_take_the_forwards_place(policy, make_encoded):
     assert torch.equal(two.sequence_logps, computed.sequence_logps.detach()[1:])
 
 
+@pytest.mark.parametrize("ask", [LOGPS, Ask(logits=True, attended=True), Ask(hidden_layers=(1, 2), logps=False)])
+def test_a_store_says_what_the_engine_says(policy, make_encoded, tmp_path, ask):
+    """Written in two parts, read in another order; a row without an answer ends a part; the head has a soft limit."""
+    policy.config.final_logit_softcapping = 1.5
+    engine, encoded = ScoringEngine(policy), make_encoded((5, 0, 9, 0), first_id=20)
+    with torch.no_grad():
+        for part in (0, 2):
+            rows = encoded[part : part + 2]
+            states = engine.states({Role.retain: pad(rows)}, {Role.retain: ask})[Role.retain]
+            logps = scores_of(states, LOGPS).logps if ask == LOGPS else None
+            tensors = stored_tensors(Role.retain, [row.id for row in rows], states, logps)
+            write_part(tmp_path / "made" / "here", f"part-{part}", tensors, "key")
+        head = Head.of(policy).frozen()
+        store = ReferenceStore(tmp_path / "made" / "here", "key", {Role.retain: ask}, head)
+        block = pad([encoded[index] for index in (3, 2, 0, 1)])
+        expected = engine.score({Role.retain: block}, {Role.retain: replace(ask, logits=False, entropy=ask.logits)})
+    assert sorted(path.name for path in (tmp_path / "made" / "here").iterdir()) == [
+        "part-0.safetensors", "part-2.safetensors"
+    ]  # fmt: skip
+    found = reference_states({Role.retain: block}, {Role.retain: ask}, None, store)[Role.retain]
+    found, expected = scores_of(found, replace(ask, logits=False, entropy=ask.logits)), expected[Role.retain]
+    assert found.extras.keys() == expected.extras.keys()
+    for left, right in [(found.logps, expected.logps), *((found.extras[n], x) for n, x in expected.extras.items())]:
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.row, expected.row)
+
+
 def test_cached_equals_resident_under_autocast_too(make_model, make_encoded, fit, tmp_path):
     """Both are scored with the training step's own rounding, so that NPO's log-ratio starts at 0."""
     ratios = {}
@@ -203,6 +236,13 @@ def test_a_digest_is_of_weights_and_config(make_model):
         model = make_model()
         setattr(model.config, change, {"rms_norm_eps": 1e-3, "hidden_act": "gelu"}[change])
         assert model_digest(model) != start
+    digests = []
+    for names in (("first", "second"), ("second", "first")):  # the order of a config's fields says nothing
+        model = make_model()
+        for name in names:
+            setattr(model.config, name, Path(name))  # nor need they be numbers or text
+        digests.append(model_digest(model))
+    assert digests[0] == digests[1] != start
     model = make_model()
     add_adapters(model, LoraConfig(rank=2))
     assert model_digest(model) == start  # adapters begin at 0
