@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -108,6 +109,12 @@ def start(command: Callable[[list[str]], None]) -> None:
         sys.exit(2)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or "debug=true" in map(str.lower, argv):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}; make room, then go on with resume=true", file=sys.stderr)
+        sys.exit(2)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         print("\ninterrupted: what was written is whole; resume=true goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
