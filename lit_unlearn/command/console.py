@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -114,6 +115,12 @@ def start(command: Command) -> None:
         sys.exit(2)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or "debug=true" in map(str.lower, argv):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{where}; make room, then go on with resume=true", file=sys.stderr)
+        sys.exit(2)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         going_on = "resume=true goes on from there" if command.resumes else "start it again"
         print(f"\ninterrupted: what was written is whole; {going_on}", file=sys.stderr)

@@ -131,6 +131,9 @@ def save_model(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dire
     policy.generation_config = _consistent(policy_config)
     try:
         policy.save_pretrained(temporary, state_dict=_float32(merged_weights(policy)))
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     finally:
         policy.generation_config = policy_config
     tokenizer.save_pretrained(temporary)

@@ -10,7 +10,7 @@ from lit_unlearn import finetune
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.settings import ModelConfig
-from lit_unlearn.recording.checkpoints import last_checkpoint
+from lit_unlearn.recording.checkpoints import checkpoints
 from lit_unlearn.recording.history import read_history
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule
@@ -86,7 +86,7 @@ def test_8bit_unlearns_and_resumes(unlearn, start, options):
     assert abs(ratio[0]) < 1e-3  # the reference has the policy's own bf16 weights
     assert ratio[max(ratio)] < -0.1
     assert {weight.dtype for weight in weights(run_dir / "model").values()} == {torch.float32}
-    kept = torch.load(last_checkpoint(run_dir), weights_only=True)["state_dict"]  # type: ignore[arg-type]
+    kept = torch.load(checkpoints(run_dir / "checkpoints")[0], weights_only=True)["state_dict"]
     held = {name: weight.dtype for name, weight in kept.items() if "base_layer" in name or "norm" in name}
     assert set(held.values()) == {torch.bfloat16}
     (run_dir / "metrics.json").unlink()

@@ -1,6 +1,7 @@
 """An interrupted run goes on as if nothing had happened; a diverging one stops and keeps what was good."""
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import torch
 from omegaconf import OmegaConf
 from transformers.utils import chat_template_utils
 
+from lit_unlearn import evaluate, finetune
 from lit_unlearn.data.tokenize import Encoder
 from lit_unlearn.errors import NonFiniteLoss, UserError
 from lit_unlearn.models import tiny
-from lit_unlearn.recording.checkpoints import last_checkpoint
+from lit_unlearn.recording.checkpoints import checkpoints
 from lit_unlearn.recording.history import read_history
+from lit_unlearn.recording.lock import locked
 from lit_unlearn.run import resume
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule
@@ -126,7 +129,7 @@ def test_non_finite_loss_names_term_and_rows_and_keeps_the_checkpoint(tmp_path: 
     options = ["logging.mode=disabled", "squeeze=null", "evaluation.every_n_epochs=0"]
     with pytest.raises(NonFiniteLoss, match=r"'forget' is nan at step 3, epoch 1; rows of this rank: .*'forget': \["):
         main([f"conf={CONF}", f"output_dir={run_dir}", *options])
-    kept = torch.load(last_checkpoint(run_dir), weights_only=True)  # type: ignore[arg-type]
+    kept = torch.load(checkpoints(run_dir / "checkpoints")[0], weights_only=True)
     assert kept["global_step"] == 2
     assert all(torch.isfinite(weight).all() for weight in kept["state_dict"].values())
     assert not (run_dir / "metrics.json").exists()
@@ -139,3 +142,47 @@ def test_a_run_is_not_overwritten_silently(tmp_path: Path):
     with pytest.raises(UserError, match="not empty; choose another output_dir"):
         main([f"conf={CONF}", f"output_dir={run_dir}"])
     assert json.loads((run_dir / "metrics.json").read_text()) == {"precious": 1}
+
+
+def listing(run_dir: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+
+
+def test_a_finished_run_says_so_and_a_held_one_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Both starts and their fault come from real processes' point of view: exit codes, one line, nothing written."""
+    run_dir = tmp_path / "run"
+    options = [f"conf={CONF}", f"output_dir={run_dir}", "logging.mode=disabled", "squeeze=null"]
+    options += ["finetune.max_epochs=2", "trainer.max_epochs=1", "evaluation.max_new_tokens=4"]
+    main(options)
+    before = listing(run_dir)
+    capsys.readouterr()
+    main([*options, "resume=true"])
+    assert capsys.readouterr().out.startswith(f"{run_dir} is finished")
+    assert listing(run_dir) == before
+
+    (run_dir / "metrics.json").unlink()
+    with locked(run_dir):
+        before = listing(run_dir)
+        for more in (["resume=true"], [], ["overwrite=true"]):
+            with pytest.raises(UserError, match=f"in use by process {os.getpid()} on"):
+                main([*options, *more])
+        assert listing(run_dir).keys() == before.keys()
+
+    (run_dir / "records" / "original" / "complete").unlink()
+    with pytest.raises(UserError, match="the original model can no longer be asked"):  # the policy has moved
+        main([*options, "resume=true"])
+
+
+def test_a_retain_model_is_asked_in_tokens_of_its_own(tmp_path: Path):
+    """Beside a target with another tokenizer its numbers are those it has beside a target with its own."""
+    for name, vocabulary in (("small", 300), ("large", 400)):
+        tiny = f"model.tiny={{vocab_size: {vocabulary}, hidden_size: 48, num_layers: 2, num_heads: 2}}"
+        options = [f"conf={CONF}", "logging.mode=disabled", "finetune.max_epochs=8", tiny]
+        finetune.main([*options, f"output_dir={tmp_path / name}"])
+    fixed = [f"conf={CONF}", "finetune=null", f"evaluation.retain_model={tmp_path / 'small' / 'retain'}"]
+    numbers = []
+    for name in ("small", "large"):
+        evaluate.main([*fixed, f"model.path={tmp_path / name / 'target'}", f"output_dir={tmp_path / 'e' / name}"])
+        numbers.append(json.loads((tmp_path / "e" / name / "metrics.json").read_text()))
+    assert numbers[0]["retain_model"] == numbers[1]["retain_model"]
+    assert numbers[0]["evaluated"] != numbers[1]["evaluated"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -90,9 +90,15 @@ def test_every_field_is_compared_unless_it_is_listed(tmp_path: Path):
             changed = copy.copy(value)
             object.__setattr__(changed, field.name, "another")
             with pytest.raises(UserError, match=rf"{section.name}\.{field.name}[ .]"):
-                check_resumed(tmp_path / "run", replace(config, **{section.name: changed}))
+                check_resumed(tmp_path / "run", _with(config, section.name, changed))
             seen += 1
     assert seen > 40
+
+
+def _with(config: Config, section: str, value: object) -> Config:
+    changed = copy.copy(config)
+    setattr(changed, section, value)
+    return changed
 
 
 def test_a_field_that_is_newer_than_the_run_has_its_default(tmp_path: Path):
