@@ -1,6 +1,7 @@
 """Imports run downwards only, nothing hides under TYPE_CHECKING, and every module can be imported alone."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +149,10 @@ def test_files_and_functions_are_short():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
                 assert node.end_lineno - node.lineno < 50, f"{path}:{node.lineno} {node.name}"
+
+
+def test_the_readme_names_every_room():
+    text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("## Where things are") : text.index("## Objectives")]
+    named = set(re.findall(r"`(\w+)/?`", table))
+    assert {entry for floor in FLOORS for entry in floor} - {"__init__", "__main__"} <= named
