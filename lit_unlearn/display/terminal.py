@@ -31,7 +31,7 @@ class Terminal:
         self.title, self.progress, self.numbers = title, progress, numbers
         self.lock, self.console = lock, console
         self.over = False
-        self.live = Live(get_renderable=self.frame, console=console, refresh_per_second=4)
+        self.live = Live(get_renderable=self.frame, console=console, refresh_per_second=2)
         self.live.start()
 
     def changed(self) -> None:

@@ -34,7 +34,7 @@ with display("a run", [Planned("train", "training", 4), Planned("ask", "asking")
                 print("a print")
     with phase("ask"):
         for _ in track(range(2), "own answers"):
-            time.sleep(0.3)
+            time.sleep(0.7)
         if len(sys.argv) > 1:
             raise KeyboardInterrupt
     with phase("save"):
