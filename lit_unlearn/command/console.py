@@ -124,7 +124,8 @@ def start(command: Command) -> None:
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         going_on = "resume=true goes on from there" if command.resumes else "start it again"
         print(f"\ninterrupted: what was written is whole; {going_on}", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+        os._exit(130)  # threads of the libraries keep the interpreter from ending, about one time in four
 
 
 def hush() -> None:

@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -81,7 +81,7 @@ def straight(arguments, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
     return of
 
 
-def what_remains(run_dir: Path) -> dict[str, object]:
+def what_remains(run_dir: Path) -> Mapping[str, object]:
     """All that a run is for: its model, numbers, records and curves."""
     files = [
         run_dir / "metrics.json",

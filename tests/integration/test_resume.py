@@ -105,13 +105,14 @@ def test_a_run_goes_on_on_another_day_with_the_same_tokens(tmp_path: Path, monke
     first = start(1)
     metrics = (run_dir / "metrics.json").read_bytes()
     stores = sorted(path.name for path in (run_dir / "reference").iterdir())
+    (run_dir / "metrics.json").unlink()  # stopped before its last file
     again = start(2, "resume=true")
     assert len(again) >= 4
     assert all(split in first for split in again)  # the first start has finetuned too
     assert sorted(path.name for path in (run_dir / "reference").iterdir()) == stores
     assert (run_dir / "metrics.json").read_bytes() == metrics
     assert OmegaConf.load(run_dir / "config.yaml").data.prompt.date == "2026-03-01"
-    with pytest.raises(UserError, match="other settings in data than"):
+    with pytest.raises(UserError, match=r"data\.prompt\.date was \"2026-03-01\" and is \"2026-03-02\""):
         start(2, "resume=true", "data.prompt.date=2026-03-02")
 
 

@@ -71,7 +71,7 @@ def curves(run_dir: Path, first: int) -> dict[str, list[tuple[int, float]]]:
     timed = ("train/tokens_per_second", "train/step_seconds", "train/memory_gib", "beliefs/refresh_seconds")
     history = read_history(run_dir / "history.csv")
     later = {name: [point for point in history[name] if point[0] >= first] for name in history if name not in timed}
-    at_epoch_ends = ("eval/", "selection/")  # before the checkpoint: the stopped run's history has them already
+    at_epoch_ends = ("eval", "selection/")  # before the checkpoint: the stopped run's history has them already
     return {name: points for name, points in later.items() if points and not name.startswith(at_epoch_ends)}
 
 

@@ -59,11 +59,11 @@ def test_a_run_is_resumed_by_what_it_was_started_with(started: tuple[Path, Confi
     run_dir, config = started
     check_resumed(run_dir, config)
     local = load([f"conf={run_dir / 'config.yaml'}", "privacy=local"])
-    with pytest.raises(UserError, match="other settings in privacy than"):
+    with pytest.raises(UserError, match='privacy was "full" and is "local"'):
         check_resumed(run_dir, local)
     rewrite(run_dir, schema=None, privacy=None)  # as before there were numbers, when all was written in full
     check_resumed(run_dir, config)
-    with pytest.raises(UserError, match="other settings in privacy than"):
+    with pytest.raises(UserError, match='privacy was "full" and is "local"'):
         check_resumed(run_dir, local)
     rewrite(run_dir, schema=3)
     with pytest.raises(UserError, match=rf"config\.yaml: {NEWER}"):

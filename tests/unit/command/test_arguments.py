@@ -143,6 +143,7 @@ def test_an_interruption_advises_what_the_command_can(
     def interrupted(arguments: Arguments) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("os._exit", sys.exit)
     monkeypatch.setattr("sys.argv", ["command", "conf=quickstart"])
     with pytest.raises(SystemExit) as left:
         start(replace(import_module(f"lit_unlearn.{name}").main, load=interrupted))

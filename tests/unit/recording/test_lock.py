@@ -144,6 +144,7 @@ def test_on_this_machine_a_living_process_of_the_same_job_is_respected(tmp_path:
 
 def test_it_shows_life_and_stops_where_another_took_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a trainer interrupted in this process ignores it
 
     def run() -> None:
         with locked(tmp_path):
