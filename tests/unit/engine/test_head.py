@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
-from lit_unlearn.engine.head import Head, Statistics
+from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.types import Ask, Role
 

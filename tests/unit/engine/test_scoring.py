@@ -26,7 +26,7 @@ from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.engine.attention import NAME, take_part
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.losses import LOGITS_COPIES
-from lit_unlearn.engine.packing import can_pack
+from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.blocks import checkpoint_blocks
 from lit_unlearn.objectives import OBJECTIVES
