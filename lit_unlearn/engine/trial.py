@@ -8,7 +8,7 @@ from random import Random
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_unlearn.engine.attention import NAME, take_part

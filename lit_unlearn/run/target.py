@@ -58,7 +58,7 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     )
     trainer_config = replace(config.trainer, max_epochs=finetune.max_epochs, max_steps=-1, checkpoint_every_n_epochs=0)
     directory = path.parent / f"{kind}_run"
-    trainer = build_trainer(trainer_config, directory, [Throughput()], [History(directory)])
+    trainer = build_trainer(trainer_config, directory, [Throughput()], [History(directory)], module.learns_partly)
     trainer.fit(module, data)
     if trainer.is_global_zero:
         save_model(model, tokenizer, path)

@@ -38,7 +38,7 @@ def unlearn(config: Config) -> None:
     L.seed_everything(config.seed, verbose=False)
     module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
-    trainer = build_trainer(config.trainer, run_dir, callbacks, loggers)
+    trainer = build_trainer(config.trainer, run_dir, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir))
     evaluation.finish(trainer, module)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "trajectory.py"
-CASES = ("npo", "kl", "bst", "bss", "bss, stale beliefs only", "bss on npo, all beliefs, windows of two steps")
+CASES = ("npo", "kl", "bst", "rmu", "bss", "bss, stale beliefs only", "bss on npo, all beliefs, windows of two steps")
 NUM_STEPS = 9  # three epochs of 4 + 4 + 2 rows
 
 

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -26,8 +27,8 @@ from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.engine.attention import NAME, take_part
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.losses import LOGITS_COPIES
-from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.models.blocks import checkpoint_blocks
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.types import Ask, Loss, Needs, Role, Rows, Scores, Term, Terms, union_of_needs
@@ -62,8 +63,17 @@ def with_bias(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+class Capped(LlamaForCausalLM):
+    """Something after the output matrix that no setting speaks of."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = 1.5 * torch.tanh(output.logits / 1.5)
+        return output
+
+
 def with_cap(model: PreTrainedModel) -> PreTrainedModel:
-    model.config.final_logit_softcapping = 1.5
+    model.__class__ = Capped
     return model
 
 
