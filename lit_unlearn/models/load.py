@@ -117,7 +117,7 @@ def _attention(path: str, config: ModelConfig) -> str:
     if config.attention != "sdpa":
         return config.attention
     found = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found))
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None)
     if kind is None or kind._supports_sdpa:
         return config.attention
     log.info("%s has no sdpa attention: it runs with model.attention=eager", kind.__name__)

@@ -84,7 +84,7 @@ def build_fabric(config: TrainerConfig) -> Fabric:
 
 
 def strategy_of(config: TrainerConfig, learns_partly: bool = False) -> Strategy | str:
-    """One process, or DDP; ``learns_partly``: some trainable weights may get no gradient, which DDP must then look for."""
+    """One process, or DDP; ``learns_partly``: some trainable weights may get no gradient, so DDP looks for them."""
     if config.devices == 1:
         return "auto"
     return DDPStrategy(

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from lit_unlearn.data.tokenize import Encoded, pad
+from lit_unlearn.engine import scoring
 from lit_unlearn.engine.attention import NAME, take_part
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.losses import LOGITS_COPIES
@@ -357,7 +358,13 @@ def logits_seen(monkeypatch):
         alive.append(sum(storage() is not None for storage in living))
         return logits
 
+    def untried(model: PreTrainedModel) -> bool:
+        with monkeypatch.context() as context:
+            context.setattr(Head, "__call__", call)
+            return can_pack(model)
+
     monkeypatch.setattr(Head, "__call__", noting)
+    monkeypatch.setattr(scoring, "can_pack", untried)
     return sizes, alive
 
 
@@ -479,6 +486,7 @@ def test_products_of_the_head(trainable, make_model, batch):
     for vocabulary in (160, 1160):
         model = make_model(vocabulary=vocabulary)
         model.lm_head.requires_grad_(trainable)
+        assert can_pack(model)  # which tries it once
         with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added}) as step:
             ScoringEngine(model)(batch, terms, {}).loss.backward()
         with FlopCounterMode(display=False) as value, torch.no_grad():

@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_followed_is_refused(tokenizer, tmp_path: Path):
     config = BertConfig(vocab_size=300, max_position_embeddings=64, initializer_range=0.2, **SHAPE)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="BertLMHeadModel cannot be scored rightly: .* depends on later tokens"):
+    with pytest.raises(UserError, match=r"BertLMHeadModel cannot be scored rightly: .* depends on later tokens"):
         load_pretrained(str(tmp_path), ModelConfig())
 
 
