@@ -93,6 +93,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
         "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
         "laurel_rank": 4,
     },
+    "HYV4ForCausalLM": {"index_n_heads": 16},  # with few, exact ties at 0 are broken by the number of tokens
     "Inkling2ForCausalLM": {"unpadded_vocab_size": 90, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2}
     | {"swa_head_dim": 8, "d_rel": 4, "rel_extent": 8},
     "Inkling2LoopForCausalLM": {"unpadded_vocab_size": 90, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2}
@@ -115,8 +116,8 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "Qwen3_5ForCausalLM": MIXED,
     "Qwen3_5MoeForCausalLM": MIXED,
     "RecurrentGemmaForCausalLM": {"num_hidden_layers": 3},
-    "ReformerModelWithLMHead": {"axial_pos_embds_dim": (16, 16), "axial_pos_shape": (8, 8)}
-    | {"attn_layers": ["local", "local"], "feed_forward_size": 48},
+    "ReformerModelWithLMHead": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "feed_forward_size": 48}
+    | {"local_attention_probs_dropout_prob": 0.0},
     "RoCBertForCausalLM": {"shape_embed_dim": 8, "shape_vocab_size": 20, "pronunciation_embed_dim": 8}
     | {"pronunciation_vocab_size": 20},
     "XLMWithLMHeadModel": {"emb_dim": 32, "causal": True},

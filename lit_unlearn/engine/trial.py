@@ -79,7 +79,7 @@ def _compare(model: PreTrainedModel, rows: Tensor, known: Tensor, pack: bool) ->
     if differs(known, head(hidden[padded(rows, whole).index.flatten()]).view_as(known)):
         return "its logits are not a function of its body's last hidden state, position by position"
     mask = (torch.arange(rows.shape[1], device=rows.device) < torch.tensor(LENGTHS, device=rows.device)[:, None]).long()
-    laid = packed(rows, mask) if pack else padded(rows, mask)
+    laid = packed(rows * mask, mask) if pack else padded(rows * mask, mask)  # 0 is what rows are padded with
     found = head(_hidden(model, laid)[laid.index[mask.bool()]])
     if differs(known[mask.bool()], found):
         return "what it says of a token depends on later tokens or on other rows"
