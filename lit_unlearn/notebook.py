@@ -62,7 +62,9 @@ def step_loss(
 
 def _plain(model: nn.Module) -> PreTrainedModel:
     """The causal LM inside, where peft has put its layers into it."""
-    inner = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    inner: Any = model
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        inner = inner.get_base_model()
     if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
         raise UserError("a prompt that is learned stands before every row, which is not supported; use adapters")
     if not isinstance(inner, PreTrainedModel):

@@ -18,7 +18,8 @@ HEADS += ("num_decoder_attention_heads", "num_encoder_attention_heads")
 LENGTH = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "context_length", "max_sequence_length")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 WINDOWS = ("sliding_window", "attention_window_size", "attention_window", "window_size")
-SMALL: dict[str, Any] = dict.fromkeys(WIDTH, 32) | dict.fromkeys(INNER, 48) | dict.fromkeys(DEPTH, 2)
+SMALL: dict[str, Any] = {}
+SMALL |= dict.fromkeys(WIDTH, 32) | dict.fromkeys(INNER, 48) | dict.fromkeys(DEPTH, 2)
 SMALL |= dict.fromkeys(HEADS, 4) | dict.fromkeys(LENGTH, 64) | dict.fromkeys(EXPERTS, 4) | dict.fromkeys(WINDOWS, 6)
 SMALL |= dict.fromkeys(("num_key_value_heads", "num_kv_heads", "kv_n_heads"), 2)
 SMALL |= dict.fromkeys(("head_dim", "attention_head_dim", "dim_head", "kv_channels", "global_head_dim"), 8)
@@ -165,6 +166,7 @@ def classes() -> dict[str, type[PreTrainedModel]]:
     for config in MODEL_FOR_CAUSAL_LM_MAPPING:
         model = MODEL_FOR_CAUSAL_LM_MAPPING[config]
         model = model[0] if isinstance(model, tuple) else model
+        assert model is not None
         found.setdefault(model.__name__, model)
     return found
 

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from lit_unlearn.engine.body import evaluating
+from lit_unlearn.errors import UserError
 from lit_unlearn.generation.hf_decoding import hf_beams
 from lit_unlearn.generation.sampling import Draw, Sampling
 from lit_unlearn.generation.way import Way, continuations, way_of
@@ -61,7 +62,13 @@ def generate(
 def beam_search(
     model: PreTrainedModel, prompt: Prompt, stop_ids: Sequence[int], max_new_tokens: int, num_beams: int
 ) -> list[tuple[int, ...]]:
-    """The ``num_beams`` best continuations of one prompt, best first."""
+    """The ``num_beams`` best continuations of one prompt, best first.
+
+    Raises:
+        UserError: the library, whose beams these are, cannot generate with this model.
+    """
+    if way_of(model) == Way.whole:
+        raise UserError(f"{type(model).__name__}: the library's beam search is not right with it; set squeeze=null")
     with evaluating(model):
         found = hf_beams(model, prompt.ids, stop_ids, max_new_tokens, num_beams)
     return [cut_at_stop(tokens, stop_ids) for tokens in found]

@@ -13,12 +13,7 @@ from lit_unlearn.generation.sampling import Draw
 
 
 def hf_decode(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    stop_ids: Sequence[int],
-    max_new_tokens: int,
-    draw: Draw,
-    cached: bool = True,
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int], max_new_tokens: int, draw: Draw
 ) -> list[list[int]]:
     """Continuations of a batch of prompts, padded behind their stop token."""
     ids, mask = _pad_left(prompts)
@@ -29,7 +24,6 @@ def hf_decode(
             max_new_tokens=max_new_tokens,
             eos_token_id=list(stop_ids),
             pad_token_id=stop_ids[0],
-            use_cache=cached,
             logits_processor=LogitsProcessorList([_Drawn(draw)]),
         )
     assert isinstance(output, Tensor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -117,7 +118,7 @@ def _attention(path: str, config: ModelConfig) -> str:
     if config.attention != "sdpa":
         return config.attention
     found = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None)
     if kind is None or kind._supports_sdpa:
         return config.attention
     log.info("%s has no sdpa attention: it runs with model.attention=eager", kind.__name__)

@@ -40,6 +40,10 @@ PROMPT, ANSWER = (3, 7, 2), (5, 1, 4)
 """Tokens of three rows; they begin alike."""
 
 
+_ids = random.Random("prompts").choices
+PROMPTS = [Prompt(tuple(_ids(range(8, 89), k=length))) for length in (3, 6, 4, 6)]
+
+
 def rows(seed: int) -> dict[str, Tensor]:
     """Three rows of different lengths, the last padded on the left, the others on the right."""
     draw, length = random.Random(seed), max(map(sum, zip(PROMPT, ANSWER, strict=True))) + 1
@@ -85,7 +89,8 @@ def test_loss_and_gradient_are_the_plain_forward_s(name, record_property):
     began = time.monotonic()
     policy, twin, reference = build(name), build(name), build(name, 1)
     if name in TRAINING_ONLY:
-        policy.train(), twin.train()
+        policy.train()
+        twin.train()
     batch = {"forget": rows(0), "retain": rows(1)}
     if name in REFUSED:
         with pytest.raises(UserError, match=f"^{name} cannot be scored rightly: .*{REFUSED[name]}"):
@@ -111,14 +116,24 @@ def test_loss_and_gradient_are_the_plain_forward_s(name, record_property):
 
 @pytest.mark.parametrize("name", [*FAST, "BertLMHeadModel"])
 def test_greedy_answers_are_the_library_s(name):
-    model, twin, draw = build(name), build(name), random.Random(0)
-    prompts = [Prompt(tuple(draw.randrange(8, 89) for _ in range(length))) for length in (3, 6, 4, 6)]
-    found = generate(model, prompts, [1], 6, 4)
-    for prompt, answer in zip(prompts, found, strict=True):
+    model, twin = build(name), build(name)
+    found = generate(model, PROMPTS, [1], 6, 4)
+    for prompt, answer in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([prompt.ids])
-        own = twin.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, eos_token_id=1)
+        options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": 1}
+        own = twin.generate(ids, attention_mask=torch.ones_like(ids), **options)  # type: ignore[operator]
         assert answer == tuple(own[0, len(prompt.ids) :].tolist()), prompt
     assert len(set(found)) > 1
+
+
+@pytest.mark.parametrize("name", ["RobertaForCausalLM", "RwkvForCausalLM", "DiffLlamaForCausalLM", *FAST])
+def test_greedy_answers_are_the_likeliest_tokens_of_whole_rows(name):
+    """Also of classes for which the library's generation counts positions otherwise, or loses the state."""
+    model, twin = build(name), build(name)
+    for prompt, answer in zip(PROMPTS, generate(model, PROMPTS, [1], 6, 4), strict=True):
+        row = torch.tensor([[*prompt.ids, *answer]])
+        logits = twin(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False).logits[0]
+        assert logits.argmax(-1)[len(prompt.ids) - 1 : -1].tolist() == list(answer)
 
 
 def test_the_classes_are_those_of_this_transformers():

@@ -128,6 +128,7 @@ class Capped(LlamaForCausalLM):
 
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
+        assert output.logits is not None
         output.logits = 2.0 * torch.tanh(output.logits / 2.0)
         return output
 
@@ -135,7 +136,7 @@ class Capped(LlamaForCausalLM):
 def head_of(module: nn.Module, cap: float | None = None, learn: bool = False) -> Head:
     shape = LlamaConfig(vocab_size=11, hidden_size=6, intermediate_size=6, num_hidden_layers=1, num_attention_heads=1)
     model = (LlamaForCausalLM if cap is None else Capped)(shape)
-    model.lm_head = module
+    model.set_output_embeddings(module)
     return Head.of(model, learn)
 
 

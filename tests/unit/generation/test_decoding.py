@@ -152,6 +152,7 @@ class Capped(LlamaForCausalLM):
 
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
+        assert output.logits is not None
         output.logits = 0.5 * torch.tanh(output.logits / 0.5)
         return output
 
