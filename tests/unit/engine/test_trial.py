@@ -76,12 +76,21 @@ def test_a_row_that_hangs_on_what_pads_it_is_refused(policy, monkeypatch):
 
     def leaking(self, input_ids: Tensor, **kwargs):
         output = forward(self, input_ids=input_ids, **kwargs)
-        output.last_hidden_state = output.last_hidden_state + output.last_hidden_state[:, -1:]
+        output.last_hidden_state = output.last_hidden_state + self.embed_tokens(input_ids[:, -1:])
         return output
 
     monkeypatch.setattr(type(policy.model), "forward", leaking)
     with pytest.raises(UserError, match="depends on later tokens or on other rows"):
         can_pack(policy)
+
+
+@pytest.mark.parametrize("more", [{"sliding_window": 4096}, {"softcap": 50.0}])
+def test_a_layer_that_asks_for_more_than_is_tried_is_not_packed(policy, more):
+    """A window beyond the rows tried, a cap far above their scores."""
+    hook = lambda module, args, kwargs: (args, kwargs | more)  # noqa: E731
+    policy.model.layers[2].self_attn.register_forward_pre_hook(hook, with_kwargs=True)
+    assert not can_pack(policy)
+    assert policy.config._attn_implementation == "sdpa"
 
 
 def test_a_model_is_tried_once_for_each_attention(policy, monkeypatch):
