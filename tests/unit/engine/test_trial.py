@@ -84,9 +84,9 @@ def test_a_row_that_hangs_on_what_pads_it_is_refused(policy, monkeypatch):
         can_pack(policy)
 
 
-@pytest.mark.parametrize("more", [{"sliding_window": 4096}, {"softcap": 50.0}])
+@pytest.mark.parametrize("more", [{"sliding_window": 4096}, {"chunk": 4096}])
 def test_a_layer_that_asks_for_more_than_is_tried_is_not_packed(policy, more):
-    """A window beyond the rows tried, a cap far above their scores."""
+    """Windows beyond the rows tried, by any name."""
     hook = lambda module, args, kwargs: (args, kwargs | more)  # noqa: E731
     policy.model.layers[2].self_attn.register_forward_pre_hook(hook, with_kwargs=True)
     assert not can_pack(policy)
