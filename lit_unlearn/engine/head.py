@@ -73,6 +73,10 @@ class Head:
             finally:
                 self.body.hidden = None  # or the graph would outlive the step
 
+    @property
+    def vocabulary(self) -> int:
+        return self.shell.config.get_text_config().vocab_size if self.product is None else len(self.product.weight)
+
     def rounded(self, hidden: Tensor) -> Tensor:
         """Hidden states as they are read."""
         return hidden if self.dtype is None else hidden.to(self.dtype)
@@ -102,11 +106,7 @@ class Head:
             others = [weight for weight in others if all(weight is not one for one in own)]
         self.working = _with_leaves(self.shell, leaves, put)
         self.body = self.working._modules[body]
-        self.vocabulary = self.shell.config.get_text_config().vocab_size
-        self.dtype = others[0].dtype if others else None
-        if self.product is not None:
-            self.vocabulary = len(self.product.weight)
-            self.dtype = self.dtype or self.product.low.dtype
+        self.dtype = others[0].dtype if others else None if self.product is None else self.product.low.dtype
 
 
 class _Body(nn.Module):
