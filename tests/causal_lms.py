@@ -103,6 +103,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "KimiLinearForCausalLM": LATENT
     | MIXED
     | {"mlp_layer_types": ["dense", "sparse"], "linear_head_dim": 8, "linear_num_heads": 4, "num_experts_per_token": 2},
+    "Lfm2ForCausalLM": {"layer_types": ["conv", "full_attention"]},
     "Lfm2MoeForCausalLM": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "LongcatFlashForCausalLM": LATENT | {"ffn_hidden_size": 48, "expert_ffn_hidden_size": 16, "zero_expert_num": 2},
     "Mamba2ForCausalLM": {"num_heads": 8, "head_dim": 8},
