@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_unlearn.config.terms import terms_from
@@ -19,15 +19,16 @@ from lit_unlearn.types import Role, Rows, union_of_needs
 
 
 def step_loss(
-    policy: PreTrainedModel,
-    reference: PreTrainedModel | None,
+    policy: nn.Module,
+    reference: nn.Module | None,
     batch: Mapping[str, Mapping[str, Tensor]],
     terms: Mapping[str, Mapping[str, Any] | None],
 ) -> dict[str, Any]:
     """The weighted sum of the terms on one batch.
 
     Args:
-        policy: a Hugging Face causal LM, in the mode the caller has set (training uses ``train()``).
+        policy: a Hugging Face causal LM, in the mode the caller has set (training uses ``train()``); one with
+            adapters of peft inside its layers counts as well.
         reference: its frozen start, scored in evaluation mode; None where no term reads it.
         batch: role -> ``{input_ids, attention_mask, labels}``, each [B, T]; labels are not shifted, -100 on prompt
             and padding. ``forget`` and ``alternate`` pair row by row.
@@ -37,8 +38,10 @@ def step_loss(
         ``{"loss": scalar with gradient, "terms": {name: float}}``; the terms' values are unweighted.
 
     Raises:
-        UserError: an unknown objective or field, a role that is missing, a reference that is needed and not given.
+        UserError: an unknown objective or field, a role that is missing, a reference that is needed and not given, a
+            model that cannot be scored rightly.
     """
+    policy, reference = _plain(policy), None if reference is None else _plain(reference)
     built = terms_from(terms)
     needs = union_of_needs(built)
     rows = {_role(role): _rows(role, tensors) for role, tensors in batch.items()}
@@ -55,6 +58,18 @@ def step_loss(
     except ValueError as error:  # a layer the model does not have, roles that do not pair
         raise UserError(str(error)) from error
     return {"loss": step.loss, "terms": step.losses}
+
+
+def _plain(model: nn.Module) -> PreTrainedModel:
+    """The causal LM inside, where peft has put its layers into it."""
+    inner: Any = model
+    if hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        inner = inner.get_base_model()
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        raise UserError("a prompt that is learned stands before every row, which is not supported; use adapters")
+    if not isinstance(inner, PreTrainedModel):
+        raise UserError(f"{type(model).__name__} is no causal LM of transformers; give the model inside")
+    return inner
 
 
 def _role(name: str) -> Role:

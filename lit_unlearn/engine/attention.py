@@ -17,7 +17,11 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from lit_unlearn.engine.body import body_of
+
 NAME = "lit_unlearn"
+UNHEARD = {"position_ids", "use_cache"}
+"""What layers hand to the attention and no attention minds."""
 
 
 class Pattern(Protocol):
@@ -44,9 +48,16 @@ def attention(
     pattern: Pattern | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in every layer of a model that was given to ``take_part``."""
+    """What transformers calls in every layer of a model that was given to ``take_part``.
+
+    Raises:
+        ValueError: the layer asks for more than a pattern does, a window or a soft cap of its scores, say.
+    """
     if pattern is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    asked = sorted(name for name, value in kwargs.items() if value is not None and value is not False)
+    if not UNHEARD.issuperset(asked):
+        raise ValueError(f"packed attention has no {', '.join(asked)}")
     # Not compiled: the shapes of rows differ from batch to batch, the rest of a block sees packed tokens only.
     attend = cast(Callable[..., Tensor], torch.compiler.disable(pattern.attend))
     return attend(module, query, key, value, dropout, scaling), None
@@ -59,16 +70,16 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def take_part(model: PreTrainedModel) -> bool:
     """Let the model's body follow patterns; False, and nothing changed, where its kind of attention cannot.
 
-    That a model passes patterns on to its layers is not known from its class: ``packing.can_pack`` tries it.
+    Windows are looked for in the config since they may be longer than what is tried. Whether the model passes patterns
+    on to its layers, and needs no more than they give, is not known from its class: ``trial.can_pack`` tries it.
     """
     config = model.config.get_text_config()
     if config._attn_implementation == NAME:
         return True
     windows = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    caps = getattr(config, "attn_logit_softcapping", None)
-    positions = "position_ids" in inspect.signature(type(model.base_model).forward).parameters
-    possible = model._supports_attention_backend and positions and not windows and not caps
+    positions = "position_ids" in inspect.signature(type(body_of(model)[1]).forward).parameters
+    possible = model._supports_attention_backend and positions and not windows
     if config._attn_implementation != "sdpa" or not possible or kinds != {"full_attention"}:
         return False
     model.set_attn_implementation(NAME)

@@ -13,16 +13,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import PreTrainedModel
 
-from lit_unlearn.engine.attention import NAME, inputs_of, take_part
-from lit_unlearn.engine.body import evaluating
-from lit_unlearn.engine.prefix_trie import Trie, prefix_trie
+from lit_unlearn.engine.attention import inputs_of
 
 MAX_WASTE = 1.25
 """Slots of attention per real token, before another block of rows is begun."""
 MIN_SHARED = 16
 """Tokens a row must share before its attention gets a mask: the kernel without one is worth more than a few tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trie:
+    """Token sequences with their common beginnings merged."""
+
+    tokens: list[int]
+    """[U]"""
+    depths: list[int]
+    """[U] position of each token in its rows."""
+    nodes: list[Sequence[int]]
+    """Of each row, in the order given: the place of its tokens among ``tokens``."""
+    leaves: list[int]
+    """Rows that no other row goes on; together they hold every token."""
+    shared: list[int]
+    """Of each row: how many of its first tokens the rows before it hold already, in the order of the trie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,26 +131,32 @@ def packed(input_ids: Tensor, attention_mask: Tensor, round_to: int = 1) -> Pack
     return Packed(inputs, index.to(device))
 
 
-@torch.no_grad()
-def can_pack(model: PreTrainedModel) -> bool:
-    """Whether the model's body runs packed rows rightly, found by trying it once; it then takes part in patterns."""
-    config, device = model.config.get_text_config(), model.device
-    if config._attn_implementation == NAME:
-        return True
-    before = config._attn_implementation or "sdpa"
-    if not take_part(model):
-        return False
-    ids = torch.tensor([[3, 4, 5, 6], [3, 4, 7, 8], [5, 3, 6, 4]], device=device) % config.vocab_size
-    low = any(weight.dtype == torch.bfloat16 for weight in model.parameters())  # beside float32 ones, say
-    with evaluating(model), torch.autocast(device.type, torch.bfloat16, enabled=low):
-        known, found = (
-            model.base_model(**rows.inputs, use_cache=False).last_hidden_state.flatten(0, 1)[rows.index]
-            for rows in (padded(ids, torch.ones_like(ids)), packed(ids, torch.ones_like(ids)))
-        )
-    if bool((known - found).float().norm() <= 0.05 * known.float().norm()):  # wrong attention is wrong by far more
-        return True
-    model.set_attn_implementation(before)
-    return False
+def prefix_trie(rows: Sequence[tuple[int, ...]] | Sequence[list[int]]) -> Trie:
+    """Rows that begin alike share those tokens, however many rows and however long."""
+    tokens: list[int] = []
+    depths: list[int] = []
+    nodes: list[Sequence[int]] = [()] * len(rows)
+    begins, leaves = [0] * len(rows), []
+    previous: int | None = None
+    for current in sorted(range(len(rows)), key=lambda row: rows[row]):  # a prefix right before what goes on from it
+        row, shared = rows[current], 0
+        if previous is not None:
+            shared = begins[current] = _common(rows[previous], row)
+            if shared == len(rows[previous]):
+                leaves.pop()
+                begins[current] = min(shared, begins[previous])  # its tokens ask in the row that goes on
+        own = range(len(tokens), len(tokens) + len(row) - shared)
+        nodes[current] = [*(nodes[previous][:shared] if previous is not None else ()), *own]
+        tokens += row[shared:]
+        depths += range(shared, len(row))
+        leaves.append(current)
+        previous = current
+    return Trie(tokens, depths, nodes, leaves, begins)
+
+
+def _common(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
 def pack(trie: Trie, round_to: int, device: torch.device) -> Packing:

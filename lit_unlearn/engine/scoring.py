@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from lit_unlearn.engine.body import run_body
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.losses import Sums, add_up, groups_of, logits_copies, losses_of, means_of, weights_of
-from lit_unlearn.engine.packing import can_pack, packed, padded
+from lit_unlearn.engine.packing import packed, padded
 from lit_unlearn.engine.states import (
     States,
     StatesByRole,
@@ -23,6 +23,7 @@ from lit_unlearn.engine.states import (
     row_weights,
     scores_of,
 )
+from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.parallel import all_reduce_sum, world_size
 from lit_unlearn.types import IGNORE_INDEX, Ask, Batch, Role, Scores, ScoresByRole, Terms, union_of_needs
 
@@ -51,6 +52,9 @@ class ScoringEngine(nn.Module):
         """``logits_mib``: float32 logits alive at once, in MiB; a slice holds at least one row.
 
         ``round_to``: fill packed rows up to multiples of it, so that compiled blocks meet few shapes.
+
+        Raises:
+            UserError: what the model says of its tokens cannot be followed.
         """
         super().__init__()
         self.model = model
@@ -166,7 +170,7 @@ class ScoringEngine(nn.Module):
                 add_up(sums, losses)
         pairs = [pair for role, leaf in leaves.items() for pair in leaf.gradients(policy[role])]
         if head is not None:
-            weights = dict(head.module.named_parameters())
+            weights = dict(head.shell.named_parameters())
             pairs += [(weights[name], gradient) for name, gradient in head.gradients().items()]
         return _Handed.apply(total, keep, [g for _, g in pairs], *(tensor for tensor, _ in pairs)) if pairs else total  # type: ignore[return-value]
 

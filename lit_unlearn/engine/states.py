@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
-from lit_unlearn.engine.head import Head, Statistics
+from lit_unlearn.engine.head import Head
 from lit_unlearn.types import IGNORE_INDEX, Ask, Role, Rows, Scores
 
 
@@ -124,6 +125,45 @@ def scores_of(states: States, ask: Ask) -> Scores:
     if ask.entropy:
         extras["entropy"] = entropy
     return Scores(torch.where(mask, logps, 0.0), *common, extras)
+
+
+class Statistics(Function):
+    """What objectives read off the logits, in one buffer: they become probabilities, then their own gradient.
+
+    The logits must belong to nobody else. With z the logits of a position, s(z) their log-sum-exp and pi the softmax:
+    ``dl/dz = onehot(y) - pi`` of a log-prob, ``-pi (log pi + H)`` of the entropy H.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor, top_k: int, entropy: bool):
+        """[n, V], [n] -> [n] log-probs of the labels, [n, K] largest log-probs, [n, K] their ids, [n] entropy or 0."""
+        label_logits = logits.gather(-1, labels[:, None]).squeeze(-1)
+        top_logits, top_ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1)
+        peak = logits.amax(-1)  # [n]
+        mass = logits.sub_(peak[:, None]).exp_()  # [n, V] exp(z - max)
+        total = mass.sum(-1)
+        log_total = total.log()
+        spread = log_total - torch.xlogy(mass, mass).sum(-1) / total if entropy else torch.zeros_like(total)
+        ctx.mass, ctx.total, ctx.spread = mass, total, spread if entropy else None
+        ctx.save_for_backward(labels, top_ids)
+        ctx.mark_non_differentiable(top_ids)
+        logps = label_logits - peak - log_total  # in this order: peak + log_total would round at the size of the peak
+        return logps, top_logits - peak[:, None] - log_total[:, None], top_ids, spread
+
+    @staticmethod
+    def backward(ctx, of_labels: Tensor, of_top: Tensor, _, of_entropy: Tensor):
+        labels, top_ids = ctx.saved_tensors
+        mass, total = ctx.mass, ctx.total
+        ctx.mass = None  # the buffer serves once
+        share = of_labels + of_top.sum(-1)  # [n] everything that is less log_z
+        if ctx.spread is None:
+            gradient = mass.mul_((-share / total)[:, None])
+        else:
+            log_pi = mass.log().sub_(total.log()[:, None]).clamp_(min=-200.0)  # a pi of 0 takes part in nothing
+            factor = log_pi.add_(ctx.spread[:, None]).mul_(of_entropy[:, None]).add_(share[:, None])
+            gradient = mass.mul_(factor).div_(-total[:, None])
+        gradient.scatter_add_(-1, labels[:, None], of_labels[:, None])
+        return gradient.scatter_add_(-1, top_ids, of_top), None, None, None
 
 
 def blank_scores(states: States, ask: Ask) -> Scores:

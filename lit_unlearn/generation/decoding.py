@@ -11,9 +11,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
 from lit_unlearn.engine.attention import Pattern, inputs_of
+from lit_unlearn.engine.body import body_of
 from lit_unlearn.engine.head import Head
-from lit_unlearn.engine.packing import Packing, pack
-from lit_unlearn.engine.prefix_trie import prefix_trie
+from lit_unlearn.engine.packing import Packing, pack, prefix_trie
 from lit_unlearn.generation.sampling import Draw
 
 MAX_FINISHED = 0.25
@@ -139,7 +139,7 @@ def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], room: i
 
 
 def _body(model: PreTrainedModel, input_ids: Tensor, position_ids: Tensor, pattern: Pattern) -> Tensor:
-    return model.base_model(**inputs_of(input_ids, position_ids, pattern), use_cache=False).last_hidden_state
+    return body_of(model)[1](**inputs_of(input_ids, position_ids, pattern), use_cache=False).last_hidden_state
 
 
 def _layer(attention: nn.Module) -> int:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from transformers import PreTrainedModel
 
 from lit_unlearn.display.screen import track
 from lit_unlearn.engine.body import evaluating
-from lit_unlearn.engine.packing import can_pack
-from lit_unlearn.generation.decoding import decode
-from lit_unlearn.generation.hf_decoding import hf_beams, hf_decode
+from lit_unlearn.errors import UserError
+from lit_unlearn.generation.hf_decoding import hf_beams
 from lit_unlearn.generation.sampling import Draw, Sampling
+from lit_unlearn.generation.way import Way, continuations, way_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,21 @@ def generate(
     """Continuation of each prompt, cut behind its first stop token (which is kept); greedy without ``sampling``.
 
     Prompts are batched by length, equal ones side by side. ``title`` shows on the display.
+
+    Raises:
+        UserError: the model cannot be decoded rightly.
     """
+    way = way_of(model)
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index].ids), prompts[index].ids))
-    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
-    continuations = decode if can_pack(model) else hf_decode
+    mixed = way in (Way.ours, Way.padded)
+    alike = [order] if mixed else [list(group) for _, group in groupby(order, lambda index: len(prompts[index].ids))]
+    batches = [group[first : first + batch_size] for group in alike for first in range(0, len(group), batch_size)]
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     with evaluating(model):
         for batch in track(batches, title):
             draw = Draw(sampling, [prompts[index].stream for index in batch])
             ids = [prompts[index].ids for index in batch]
-            found = continuations(model, ids, stop_ids, max_new_tokens, draw)
+            found = continuations(model, way, ids, stop_ids, max_new_tokens, draw)
             for index, tokens in zip(batch, found, strict=True):
                 answers[index] = cut_at_stop(tokens, stop_ids)
     return answers
@@ -56,7 +62,13 @@ def generate(
 def beam_search(
     model: PreTrainedModel, prompt: Prompt, stop_ids: Sequence[int], max_new_tokens: int, num_beams: int
 ) -> list[tuple[int, ...]]:
-    """The ``num_beams`` best continuations of one prompt, best first."""
+    """The ``num_beams`` best continuations of one prompt, best first.
+
+    Raises:
+        UserError: the library, whose beams these are, cannot generate with this model.
+    """
+    if way_of(model) == Way.whole:
+        raise UserError(f"{type(model).__name__}: the library's beam search is not right with it; set squeeze=null")
     with evaluating(model):
         found = hf_beams(model, prompt.ids, stop_ids, max_new_tokens, num_beams)
     return [cut_at_stop(tokens, stop_ids) for tokens in found]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,11 +19,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.blocks import checkpoint_blocks, compile_blocks
 from lit_unlearn.models.settings import ModelConfig, TinyConfig
 from lit_unlearn.models.smollm2 import smollm2_directory
 from lit_unlearn.models.tiny import END, PAD, train_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -51,7 +56,7 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
-            attn_implementation=config.attention,
+            attn_implementation=_attention(path, config),
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
         )
@@ -101,13 +106,23 @@ def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase) -> PreTr
 
 
 def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
-    scale = {name: getattr(model.config, name, None) for name in ("logit_scale", "logits_scaling")}
-    if any(value not in (None, 1, 1.0) for value in scale.values()):
-        raise UserError(f"{type(model).__name__} scales its logits ({json.dumps(scale)}), which is not supported yet")
+    can_pack(model)  # refuses, before anything is written, what cannot be scored
     checkpoint_blocks(model, config.gradient_checkpointing)
     if config.compile:
         compile_blocks(model)
     return model
+
+
+def _attention(path: str, config: ModelConfig) -> str:
+    """The kind of attention asked for, or eager where the model's class has no sdpa."""
+    if config.attention != "sdpa":
+        return config.attention
+    found = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None)
+    if kind is None or kind._supports_sdpa:
+        return config.attention
+    log.info("%s has no sdpa attention: it runs with model.attention=eager", kind.__name__)
+    return "eager"
 
 
 def _first_line(error: Exception) -> str:

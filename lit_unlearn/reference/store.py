@@ -35,7 +35,7 @@ def model_digest(model: PreTrainedModel) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(merged_weights(model).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)  # one may have no dimension
     return digest.hexdigest()
 
 
@@ -91,7 +91,7 @@ class ReferenceStore:
         if hidden is not None:
             assert self.head is not None
             if self.working is None:  # made within the first step, whose precision it takes
-                self.working = Head(self.head.module.to(device), self.head.cap)
+                self.working = self.head.to(device)
             head = self.working
         return States(labels, row, row_weights(rows), hidden, logps, head, layers, at_row)
 
@@ -106,7 +106,7 @@ def stored_tensors(role: Role, ids: Iterable[int], states: States, logps: Tensor
         per_row["logps"] = cut(logps, states.row)
     elif states.hidden is not None:
         assert states.head is not None
-        per_row["hidden"] = cut(states.hidden.to(states.head.weight.dtype), states.row)  # as the head will read them
+        per_row["hidden"] = cut(states.head.rounded(states.hidden), states.row)
     for what, parts in per_row.items():
         found |= {f"{role}/{id}/{what}": part.clone() for id, part in zip(ids, parts, strict=True)}
     return found

@@ -46,6 +46,19 @@ class UnlearnModule(L.LightningModule):
         """What is known of the start beforehand, from the start of the fit on."""
         self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
 
+    @property
+    def learns_partly(self) -> bool:
+        """Whether some trainable weights may get no gradient in a step.
+
+        Those above the last block that is read where no term reads log-probs, towers that no text passes, and experts
+        that no token is sent to.
+        """
+        model = self.engine.model
+        names = [name for name, weight in model.named_parameters() if weight.requires_grad]
+        stops_early = not any(ask.logps for ask in self.needs.policy.values())
+        towers = model.config.get_text_config() is not model.config
+        return stops_early or towers or any("expert" in name for name in names)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.zero_grad()  # Lightning would keep the last step's gradients through this one's forward
 

@@ -48,9 +48,16 @@ def prepare_device(config: TrainerConfig) -> None:
 
 
 def build_trainer(
-    config: TrainerConfig, run_dir: Path, callbacks: Sequence[L.Callback], loggers: Sequence[Logger]
+    config: TrainerConfig,
+    run_dir: Path,
+    callbacks: Sequence[L.Callback],
+    loggers: Sequence[Logger],
+    learns_partly: bool = False,
 ) -> L.Trainer:
-    """One optimizer batch is one batch of the loader, so nothing accumulates and Lightning's sampler stays out."""
+    """One optimizer batch is one batch of the loader, so nothing accumulates and Lightning's sampler stays out.
+
+    ``learns_partly``: as of ``strategy_of``.
+    """
     checkpoints: list[L.Callback] = []
     if config.checkpoint_every_n_epochs:
         every, keep = config.checkpoint_every_n_epochs, config.keep_checkpoints
@@ -58,7 +65,7 @@ def build_trainer(
     trainer = L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
-        strategy=_strategy(config),
+        strategy=strategy_of(config, learns_partly),
         precision=config.precision,
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
@@ -85,10 +92,13 @@ def build_fabric(config: TrainerConfig) -> Fabric:
     return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=config.precision)
 
 
-def _strategy(config: TrainerConfig) -> Strategy | str:
+def strategy_of(config: TrainerConfig, learns_partly: bool = False) -> Strategy | str:
+    """One process, or DDP; ``learns_partly``: some trainable weights may get no gradient, so DDP looks for them."""
     if config.devices == 1:
         return "auto"
-    return DDPStrategy(process_group_backend=_backend(config), timeout=timedelta(minutes=60))
+    return DDPStrategy(
+        process_group_backend=_backend(config), timeout=timedelta(minutes=60), find_unused_parameters=learns_partly
+    )
 
 
 def _backend(config: TrainerConfig) -> str:

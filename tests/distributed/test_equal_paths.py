@@ -10,7 +10,10 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "trajectory.py"
 SHARES = "npo, with the share of each term"
-CASES = ("npo", SHARES, "kl", "bst", "bss", "bss, stale beliefs only", "bss on npo, all beliefs, windows of two steps")
+CASES = (
+    *("npo", SHARES, "kl", "bst", "rmu"),
+    *("bss", "bss, stale beliefs only", "bss on npo, all beliefs, windows of two steps"),
+)
 NUM_STEPS = 9  # three epochs of 4 + 4 + 2 rows
 
 

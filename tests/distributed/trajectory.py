@@ -11,7 +11,6 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
@@ -28,7 +27,8 @@ from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history
 from lit_unlearn.reference.plan import plan_reference
 from lit_unlearn.training.module import UnlearnModule
-from lit_unlearn.training.settings import OptimConfig
+from lit_unlearn.training.settings import OptimConfig, TrainerConfig
+from lit_unlearn.training.trainer import strategy_of
 from lit_unlearn.types import Role, Term, union_of_needs
 
 BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 40
@@ -45,6 +45,10 @@ CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
     "npo": ({"forget": term(1.0, "npo"), "retain": NLL}, BeliefConfig()),
     "kl": ({"forget": term(0.5, "grad_ascent"), "retain": term(1.0, "kl")}, BeliefConfig()),
     "bst": ({"forget": term(1.0, "bst"), "retain": NLL}, BeliefConfig()),
+    "rmu": (
+        {"forget": term(1.0, "rmu", layer=0), "retain": term(1.0, "hidden_match", layer=0)},
+        BeliefConfig(),
+    ),
     "bss": (
         {"forget": term(0.5, "bst"), "belief": term(0.5, "bst", **BELIEF), "retain": NLL},
         BeliefConfig(num_samples=3, temperature=1.0, max_new_tokens=6, every_n_epochs=1, batch_size=8),
@@ -111,7 +115,7 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
     trainer = L.Trainer(
         accelerator="cpu",
         devices=world,
-        strategy=DDPStrategy(process_group_backend="gloo") if world > 1 else "auto",
+        strategy=strategy_of(TrainerConfig(accelerator="cpu", devices=world), module.learns_partly),
         max_epochs=NUM_EPOCHS,
         callbacks=callbacks,
         logger=shares if "share" in case else False,

@@ -94,6 +94,13 @@ def test_8bit_unlearns_and_resumes(unlearn, start, options):
     assert (run_dir / "metrics.json").is_file()
 
 
+@needs_compiler
+def test_8bit_selects_retain_rows(unlearn):
+    """Rows are scored outside the steps, in the steps' precision."""
+    run_dir = unlearn("run", *EIGHT_BIT, "schedules={select: {name: retain_selection, keep_fraction: 0.5}}")
+    assert "selection/retain_kept" in read_history(run_dir / "history.csv")
+
+
 def test_what_is_missing_is_told_before_anything_is_written(unlearn, tmp_path: Path):
     with pytest.raises(UserError, match=r"optim\.name=adamw_paged pages between a GPU and its host"):
         unlearn("run", "optim.name=adamw_paged")

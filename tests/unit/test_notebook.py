@@ -1,9 +1,12 @@
 """One loss without a trainer: the reference is the frozen start in evaluation mode, whatever mode it comes in."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from lit_unlearn import step_loss
@@ -60,3 +63,28 @@ def test_a_wrong_batch_is_told(policy, reference, batch, change, message):
 def test_a_reference_that_is_read_must_be_there(policy, batch):
     with pytest.raises(UserError, match="the terms read the reference on forget; give one"):
         step_loss(policy, None, batch, NPO)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_of_peft_learn(policy, reference, batch):
+    """The loss of the model with its adapters folded in, and gradients of the adapters alone."""
+    torch.manual_seed(0)
+    wrapped = get_peft_model(
+        copy.deepcopy(policy), LoraConfig(r=2, init_lora_weights=False, target_modules="all-linear")
+    )  # type: ignore[arg-type]
+    loss = step_loss(wrapped, reference, batch, NPO)["loss"]
+    loss.backward()
+    trained = {name for name, weight in wrapped.named_parameters() if weight.grad is not None and weight.grad.any()}
+    assert trained == {name for name, _ in wrapped.named_parameters() if "lora_" in name}
+    folded = copy.deepcopy(wrapped).merge_and_unload()  # type: ignore[operator]
+    assert loss.item() == pytest.approx(step_loss(folded, reference, batch, NPO)["loss"].item(), rel=1e-5)
+    assert abs(loss.item() - step_loss(policy, reference, batch, NPO)["loss"].item()) > 1e-2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_plain_causal_lm_is_refused(policy, reference, batch):
+    learned = get_peft_model(policy, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="a prompt that is learned"):
+        step_loss(learned, reference, batch, NPO)
+    with pytest.raises(UserError, match="Sequential is no causal LM"):
+        step_loss(nn.Sequential(policy), reference, batch, NPO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import sys
@@ -52,6 +53,8 @@ def _cpu_peak(spec: Spec, path: Path, num_threads: int) -> int:
     _steps(build(warm, random_models(warm.shape, 0, warm.device)), path, 1)  # code that is loaded at first use
     cell = build(spec, random_models(spec.shape, spec.seed, spec.device))
     gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # what building has freed would be taken again unseen
     return resident_peak(lambda: _steps(cell, path, NUM_STEPS))
 
 

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from lit_unlearn.engine.head import Head, Statistics
+from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.engine.states import Statistics
 from lit_unlearn.types import Ask, Role
 
 SMALL = 1e-30
@@ -121,6 +123,23 @@ def linear(bias: bool = False, trainable: bool = True) -> nn.Linear:
     return module.requires_grad_(trainable)
 
 
+class Capped(LlamaForCausalLM):
+    """Something after the output matrix that no setting speaks of."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        assert output.logits is not None
+        output.logits = 2.0 * torch.tanh(output.logits / 2.0)
+        return output
+
+
+def head_of(module: nn.Module, cap: float | None = None, learn: bool = False) -> Head:
+    shape = LlamaConfig(vocab_size=11, hidden_size=6, intermediate_size=6, num_hidden_layers=1, num_attention_heads=1)
+    model = (LlamaForCausalLM if cap is None else Capped)(shape)
+    model.set_output_embeddings(module)
+    return Head.of(model, learn)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("cap", [None, 2.0])
 def test_a_head_learns_from_slices_what_the_module_learns_from_all(bias, cap):
@@ -130,23 +149,23 @@ def test_a_head_learns_from_slices_what_the_module_learns_from_all(bias, cap):
     factor = randn(9, 11, seed=6).float()
     (logits * factor).sum().backward()
 
-    head, cut = Head(module, cap, learn=True), hidden.clone().requires_grad_()
+    head, cut = head_of(module, cap, learn=True), hidden.clone().requires_grad_()
     for part in (slice(0, 2), slice(2, 3), slice(3, 9)):
         found = head(cut[part])
         torch.testing.assert_close(found, logits[part])
         (found * factor[part]).sum().backward()
     torch.testing.assert_close(cut.grad, whole.grad)
     gradients = head.gradients()
-    assert gradients.keys() == dict(module.named_parameters()).keys()
+    assert gradients.keys() == {f"lm_head.{name}" for name, _ in module.named_parameters()}
     for name, weight in module.named_parameters():
-        torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(gradients[f"lm_head.{name}"], weight.grad, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("trainable", "learn"), [(True, False), (False, True), (False, False)])
 def test_a_head_that_does_not_learn_has_no_gradients(bias, trainable, learn):
     module, hidden = linear(bias, trainable), randn(3, 6, seed=5).float().requires_grad_()
-    head = Head(module, learn=learn)
+    head = head_of(module, learn=learn)
     assert not head.gradients()
     head(hidden).sum().backward()
     assert hidden.grad is not None
@@ -162,7 +181,7 @@ def added(own_shape, left_shape, right_shape, out_shape=None, **kwargs) -> int:
 def test_products_of_a_head(trainable):
     """2 N V D each: the logits, the hidden states' gradient, and the weight's where it learns; two slices."""
     module, hidden = linear(trainable=trainable), randn(9, 6, seed=5).float().requires_grad_()
-    head = Head(module, learn=True)
+    head = head_of(module, learn=True)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added})
     with counter:
         for part in (slice(0, 2), slice(2, 9)):
@@ -173,8 +192,8 @@ def test_products_of_a_head(trainable):
 @pytest.mark.parametrize("trainable", [True, False])
 def test_a_frozen_head_stays_when_the_model_s_moves(trainable):
     module, hidden = linear(trainable=trainable), randn(3, 6).float()
-    head = Head(module, 2.0, learn=True).frozen()
-    assert (head.module is module) == (not trainable)
+    head = head_of(module, 2.0, learn=True).frozen()
+    assert (head.shell.lm_head is module) == (not trainable)
     before = head(hidden).clone()
     head(hidden.requires_grad_()).sum().backward()
     assert not head.gradients()
@@ -191,7 +210,7 @@ def test_low_hidden_states_make_float32_logits(dtype):
     expected = hidden.float() @ module.weight.float().T
     for autocast in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            head = Head(module, learn=True)
+            head = head_of(module, learn=True)
             logits = head(hidden)
         assert logits.dtype == torch.float32
         assert torch.equal(logits, expected)
@@ -200,7 +219,7 @@ def test_low_hidden_states_make_float32_logits(dtype):
         logits.sum().backward()
         assert hidden.grad is not None
         assert hidden.grad.dtype == torch.bfloat16
-        assert head.gradients()["weight"].dtype == dtype
+        assert head.gradients()["lm_head.weight"].dtype == dtype
 
 
 @torch.no_grad()

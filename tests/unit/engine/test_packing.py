@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from lit_unlearn.engine import packing as packing_module
-from lit_unlearn.engine.packing import MAX_WASTE, pack, packed, padded
-from lit_unlearn.engine.prefix_trie import Trie, prefix_trie
+from lit_unlearn.engine.packing import MAX_WASTE, Trie, pack, packed, padded, prefix_trie
 
 CPU = torch.device("cpu")
 BY_HAND: dict[str, list[tuple[int, ...]]] = {

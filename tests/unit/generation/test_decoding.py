@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from lit_unlearn.engine.attention import NAME, take_part
 from lit_unlearn.engine.body import evaluating
@@ -16,6 +16,7 @@ from lit_unlearn.generation import decoding
 from lit_unlearn.generation.decoding import Cache, decode
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
 from lit_unlearn.generation.sampling import Draw
+from lit_unlearn.generation.way import way_of
 
 HEADER = (9, 8, 7, 6, 5)
 PROMPTS = [(*HEADER, 11), (*HEADER, 12, 13), (4,), (*HEADER, 11), (*HEADER, 14, 15, 16), HEADER, (*HEADER, 11), (4, 3)]
@@ -117,6 +118,7 @@ def test_the_loop_ends_with_its_last_row_or_at_the_limit(make_model, bodies):
 def test_equal_prompts_are_batched_together(make_model, bodies):
     model = make_model(vocabulary=40)
     assert take_part(model)
+    way_of(model)  # which tries it once
     shapes = bodies(model)
     prompts = [Prompt(ids, str(number)) for number in range(3) for ids in ((7, 8, 9), (5, 6, 4))]
     generate(model, prompts, [], 1, 3, Sampling())
@@ -145,10 +147,20 @@ def test_autocast_keeps_a_rounded_cache_and_a_float32_head(make_model, monkeypat
     assert 0 < ours < 1.3 * plain
 
 
+class Capped(LlamaForCausalLM):
+    """Something after the output matrix that no setting speaks of."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        assert output.logits is not None
+        output.logits = 0.5 * torch.tanh(output.logits / 0.5)
+        return output
+
+
 @torch.no_grad()
 def test_the_head_s_soft_cap_holds(policy):
     assert take_part(policy)
-    policy.config.final_logit_softcapping = 0.5
+    policy.__class__ = Capped
     script = Script(LENGTHS)
     decode(policy, PROMPTS, [1], 12, script)
     assert 0.4 < max(logits.abs().max() for offered in script.offered for logits in offered) < 0.5

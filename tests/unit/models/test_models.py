@@ -1,9 +1,11 @@
 """Loading models: float32 whatever is on disk, safetensors only, and faults in one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig, BloomConfig, CohereConfig, Gemma2Config, GraniteConfig
 
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
@@ -12,6 +14,8 @@ from lit_unlearn.models.settings import ModelConfig, TinyConfig
 from lit_unlearn.models.smollm2 import smollm2_directory
 from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.types import LOGPS, Role
+
+SHAPE: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def test_bf16_weights_become_float32_masters(make_model, tokenizer, tmp_path: Path):
@@ -76,27 +80,52 @@ def test_tiny_tokenizer_round_trips_any_text():
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_final_logit_soft_capping_is_applied(make_model, make_rows):
-    """Gemma-2 style heads squash their logits; scoring the raw head would be silently wrong."""
-    model = make_model()
-    rows = make_rows()
-    plain = ScoringEngine(model).score({Role.forget: rows}, {Role.forget: LOGPS})[Role.forget].logps
-    model.config.final_logit_softcapping = 0.5
-    capped = ScoringEngine(model).score({Role.forget: rows}, {Role.forget: LOGPS})[Role.forget].logps
-    logits = model(rows.input_ids, attention_mask=rows.attention_mask).logits
-    logps = (0.5 * torch.tanh(logits / 0.5)).log_softmax(-1)[:, :-1]
-    kept = rows.labels[:, 1:] != -100
-    expected = logps.gather(-1, rows.labels[:, 1:].clamp(min=0)[..., None]).squeeze(-1)[kept]
-    assert torch.allclose(capped, expected, atol=1e-5)
-    assert not torch.allclose(plain, capped, atol=1e-2)
+WIDE = SHAPE | {"vocab_size": 300, "num_key_value_heads": 2, "initializer_range": 0.2}
+HEADS = {
+    "a soft cap": Gemma2Config(final_logit_softcapping=0.5, head_dim=8, **WIDE),
+    "a scale": CohereConfig(logit_scale=0.0625, **WIDE),
+    "a divisor": GraniteConfig(logits_scaling=8.0, **WIDE),
+}
 
 
-def test_scaled_logits_are_refused(make_model, tokenizer, tmp_path: Path):
-    model = make_model(vocabulary=len(tokenizer))
-    model.config.logits_scaling = 8.0
-    model.save_pretrained(tmp_path)
+@pytest.mark.parametrize("config", HEADS.values(), ids=list(HEADS))
+def test_what_follows_the_output_matrix_is_applied(config, tokenizer, make_rows, tmp_path: Path):
+    """Loaded at defaults; scoring the raw product would be silently wrong."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="scales its logits"):
+    model, _ = load_pretrained(str(tmp_path), ModelConfig())
+    rows = make_rows()
+    found = ScoringEngine(model).score({Role.forget: rows}, {Role.forget: LOGPS})[Role.forget].logps
+    model.eval()
+    hidden = model.base_model(rows.input_ids, attention_mask=rows.attention_mask).last_hidden_state
+    logits = model(rows.input_ids, attention_mask=rows.attention_mask).logits
+    kept = rows.labels[:, 1:] != -100
+    own, raw = (
+        scores.log_softmax(-1)[:, :-1].gather(-1, rows.labels[:, 1:].clamp(min=0)[..., None]).squeeze(-1)[kept]
+        for scores in (logits, model.lm_head(hidden))
+    )
+    assert torch.allclose(found, own, atol=1e-5)
+    assert not torch.allclose(raw, own, atol=1e-2)
+
+
+def test_a_class_without_sdpa_runs_with_eager_attention(tokenizer, tmp_path: Path, caplog):
+    AutoModelForCausalLM.from_config(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4)).save_pretrained(
+        tmp_path
+    )
+    tokenizer.save_pretrained(tmp_path)
+    with caplog.at_level("INFO"):
+        model, _ = load_pretrained(str(tmp_path), ModelConfig())
+    assert model.config._attn_implementation == "eager"
+    assert "BloomForCausalLM has no sdpa attention: it runs with model.attention=eager" in caplog.text
+
+
+def test_a_model_that_cannot_be_followed_is_refused(tokenizer, tmp_path: Path):
+    """An encoder sees later tokens: what it says of a token is no probability of the text."""
+    config = BertConfig(vocab_size=300, max_position_embeddings=64, initializer_range=0.2, **SHAPE)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"BertLMHeadModel cannot be scored rightly: .* depends on later tokens"):
         load_pretrained(str(tmp_path), ModelConfig())
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lit_unlearn import step_loss
-from lit_unlearn.engine.packing import can_pack
 from lit_unlearn.engine.states import States, scores_of
+from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.types import Role

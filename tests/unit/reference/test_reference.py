@@ -24,6 +24,7 @@ from lit_unlearn.reference.store import ReferenceStore, model_digest, store_key,
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import LOGPS, Ask, Needs, Role, Term
+from tests.causal_lms import build
 
 CACHED = ReferencePlan({Role.forget: LOGPS})
 TERMS = {"forget": Term(1.0, OBJECTIVES["npo"]()), "retain": Term(1.0, OBJECTIVES["nll"]())}
@@ -246,3 +247,8 @@ def test_a_digest_is_of_weights_and_config(make_model):
     model = make_model()
     add_adapters(model, LoraConfig(rank=2))
     assert model_digest(model) == start  # adapters begin at 0
+    odd = build("ApertusForCausalLM")  # some of its weights have no dimension
+    assert model_digest(odd) == model_digest(build("ApertusForCausalLM"))
+    weight = next(weight for weight in odd.state_dict().values() if not weight.dim())
+    weight += 1
+    assert model_digest(odd) != model_digest(build("ApertusForCausalLM"))
