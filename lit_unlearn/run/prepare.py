@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,11 +24,14 @@ from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.models.load import check_path, named_ends
 from lit_unlearn.models.lora import check_lora_installed
+from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
 from lit_unlearn.training.optim import freeze_others
 from lit_unlearn.training.optimizers import check_installed
-from lit_unlearn.types import Role, Terms, union_of_needs
+from lit_unlearn.types import Role, Term, Terms, union_of_needs
 
+KINDS = ("target", "retain")
+"""Of the models unlearning is judged between."""
 _TELLING = 8
 """Characters of a text that is not in the settings by chance."""
 
@@ -45,6 +48,8 @@ class Study:
     schedules: list[Schedule]
     pairing: Pairing | None = None
     """Of the alternate rows with the forget rows, where a term reads them."""
+    finetuning: Mapping[str, list[Encoded]] = field(default_factory=dict)
+    """Rows by the kind of model that is made of them; empty where none is made."""
 
 
 def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Study:
@@ -61,7 +66,9 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     answers = {Role.belief, Role.alternate} & set(needs.policy)  # to the forget rows' questions
     reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
-    smallest = min(map(len, rows.values()))
+    kinds = KINDS if config.finetune else ()
+    finetuning = {kind: encoder.encode(benchmark.finetune_split(kind), f"{kind} model's split") for kind in kinds}
+    smallest = min(map(len, [*rows.values(), *finetuning.values()]))
     if smallest < config.trainer.devices:
         raise UserError(f"a split has {smallest} rows, too few for trainer.devices={config.trainer.devices}")
     pairing = None
@@ -71,7 +78,12 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
     freeze_others(policy, config.optim.trainable)  # a faulty pattern is told before anything is written
     evaluator = build_evaluator(config, benchmark, encoder)
-    return Study(config, terms, plan, rows, evaluator, schedules, pairing)
+    return Study(config, terms, plan, rows, evaluator, schedules, pairing, finetuning)
+
+
+def finetuning_terms() -> Terms:
+    """What the models are finetuned with, on rows in the retain rows' place."""
+    return {"finetune": Term(1.0, NLL(Role.retain))}
 
 
 def check_extras(config: Config) -> None:

@@ -59,8 +59,8 @@ class UnlearnModule(L.LightningModule):
         towers = model.config.get_text_config() is not model.config
         return stops_early or towers or any("expert" in name for name in names)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.zero_grad()  # Lightning would keep the last step's gradients through this one's forward
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        self.zero_grad()  # Lightning would keep them through evaluations and the next step's forward
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,10 +11,12 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_unlearn.errors import UserError
@@ -72,7 +75,7 @@ def build_trainer(
         gradient_clip_val=config.gradient_clip,
         log_every_n_steps=config.log_every_n_steps,
         callbacks=[*callbacks, *checkpoints],
-        plugins=[DurableFiles()],
+        plugins=[DurableFiles(), *_in_slurm()],
         logger=list(loggers),
         default_root_dir=run_dir,
         use_distributed_sampler=False,
@@ -84,6 +87,37 @@ def build_trainer(
     trainer.fit_loop = _WholeEpochs(trainer, max_epochs=config.max_epochs)
     trainer.fit_loop.epoch_loop = _TrainingEpochLoop(trainer, max_steps=config.max_steps)
     return trainer
+
+
+def build_rehearsal(config: TrainerConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
+    """One batch on one device, in the run's precision; nothing is logged and nothing written."""
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=1,
+        precision=config.precision,
+        max_epochs=1,
+        limit_train_batches=1,
+        log_every_n_steps=1,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=list(callbacks),
+        plugins=[LightningEnvironment()],  # the other processes of a job are not asked
+        logger=False,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def release() -> None:
+    """Free what a phase that is over has left: trainer, module and optimizer refer to each other in circles.
+
+    Whoever calls it has let go of them.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def build_fabric(config: TrainerConfig) -> Fabric:
@@ -99,6 +133,14 @@ def strategy_of(config: TrainerConfig, learns_partly: bool = False) -> Strategy 
     return DDPStrategy(
         process_group_backend=_backend(config), timeout=timedelta(minutes=60), find_unused_parameters=learns_partly
     )
+
+
+def _in_slurm() -> list[SLURMEnvironment]:
+    """Where Lightning would take SLURM's: the same, but it does not requeue the job itself, for which it would write
+    checkpoints in the middle of an epoch."""
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def _backend(config: TrainerConfig) -> str:
