@@ -28,11 +28,13 @@ def check_limits(study: Study, model: PreTrainedModel, tokenizer: PreTrainedToke
     splits |= {f"{kind} model's split": rows for kind, rows in study.finetuning.items()}
     check_tokens(splits, study.evaluator, model, tokenizer)
     check_lengths(splits, study.evaluator, model)
-    asked = [("beliefs", config.beliefs or BeliefConfig(), Role.belief in union_of_needs(study.terms).policy)]
-    asked.append(("squeeze", config.squeeze, config.squeeze is not None))
-    for name, settings, wanted in asked:
-        if wanted and settings is not None:
-            check_answers(study.rows[Role.forget], settings.max_new_tokens, f"{name}.max_new_tokens", model)
+    answers: dict[str, int] = {}
+    if Role.belief in union_of_needs(study.terms).policy:
+        answers["beliefs"] = (config.beliefs or BeliefConfig()).max_new_tokens
+    if config.squeeze is not None:
+        answers["squeeze"] = config.squeeze.max_new_tokens
+    for name, length in answers.items():
+        check_answers(study.rows[Role.forget], length, f"{name}.max_new_tokens", model)
     if study.plan.stored and config.model.reference_cache is not None:
         check_directory(Path(config.model.reference_cache), "model.reference_cache")
 

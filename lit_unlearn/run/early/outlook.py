@@ -14,6 +14,7 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.display.phases import Planned
 from lit_unlearn.engine.trial import can_pack
+from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.memory.size import GIB, size_of
 from lit_unlearn.memory.step import step_parts
 from lit_unlearn.memory.tokens import count_tokens
@@ -36,7 +37,18 @@ def outlook(study: Study, model: PreTrainedModel, trained: int, phases: Sequence
         lines.append(("  memory", memory))
     if unlearns:
         lines += _unlearning(study, model, trained)
-    lines += [("phases", ", ".join(phase.title for phase in phases)), ("output_dir", config.output_dir)]
+    return _table([*lines, ("phases", ", ".join(phase.title for phase in phases)), ("output_dir", config.output_dir)])
+
+
+def evaluation_outlook(evaluator: Evaluator, model: PreTrainedModel, config: Config) -> str:
+    """The same of a model that is only asked."""
+    lines = [("model", f"{_model(model)}, {config.trainer.precision}, {_rows_are(model)}")]
+    lines.append(("questions", f"{sum(len(probe.rows) for probe in evaluator.probes)}"))
+    known = config.evaluation.retain_model or config.evaluation.retain_records
+    return _table([*lines, ("retain model", known or "not known"), ("output_dir", config.output_dir)])
+
+
+def _table(lines: Sequence[tuple[str, str]]) -> str:
     width = max(len(key) for key, _ in lines)
     return "\n".join([*(f"{key:<{width}}  {text}" for key, text in lines), "\nchecked: nothing was written"])
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
@@ -23,19 +21,17 @@ from lit_unlearn.config.schema import Config, FinetuneConfig
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.sampler import StepSampler
 from lit_unlearn.data.tokenize import Encoded
-from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.collect import EncodedProbe
 from lit_unlearn.evaluation.evaluator import Evaluator
-from lit_unlearn.models.lora import has_adapters
-from lit_unlearn.reference.plan import ReferencePlan, reference_states
+from lit_unlearn.reference.plan import ReferencePlan
 from lit_unlearn.run.assemble import assemble
-from lit_unlearn.run.early.untouched import Told, told, untouched
+from lit_unlearn.run.early.module import Rehearsed
+from lit_unlearn.run.early.untouched import told, untouched
 from lit_unlearn.run.prepare import Study, build_schedules, finetuning_terms
-from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_fabric, build_rehearsal
-from lit_unlearn.types import Batch, Role
+from lit_unlearn.types import Role
 
 ROWS = 2
 """Of each role; with one a mix-up of rows would not show."""
@@ -95,7 +91,7 @@ def first_rows(study: Study) -> dict[Role, list[Encoded]]:
 def _finetune(study: Study, model: PreTrainedModel, finetune: FinetuneConfig) -> None:
     hold_weights(model, finetune.optim.name)
     engine = ScoringEngine(model, study.config.model.logits_mib)
-    module = _Rehearsed(engine, finetuning_terms(), finetune.optim)
+    module = Rehearsed(engine, finetuning_terms(), finetune.optim)
     rows = next(iter(study.finetuning.values()))[:ROWS]
     build_rehearsal(study.config.trainer, []).fit(module, UnlearnData({Role.retain: rows}, ROWS, study.config.seed))
 
@@ -103,8 +99,8 @@ def _finetune(study: Study, model: PreTrainedModel, finetune: FinetuneConfig) ->
 def _unlearn(study: Study, policy: PreTrainedModel) -> int:
     small = _small(study)
     with told("putting the run together"):
-        module, data, callbacks, evaluation = assemble(small, policy, None, Path(), _Rehearsed)
-    assert isinstance(module, _Rehearsed)
+        module, data, callbacks, evaluation = assemble(small, policy, None, Path(), Rehearsed)
+    assert isinstance(module, Rehearsed)
     module.is_trained = study.config.finetune is None
     named = zip(small.config.schedules, small.schedules, strict=True)
     places = {id(schedule): f"schedules.{name}" for name, schedule in named}
@@ -156,62 +152,6 @@ def _first(probe: EncodedProbe) -> EncodedProbe:
     chosen = [index for index, row in enumerate(probe.rows) if row.id == probe.rows[0].id]
     cut = {name: [getattr(probe, name)[i] for i in chosen] for name in ("rows", "choices", "targets", "questions")}
     return replace(probe, **cut)
-
-
-class _Rehearsed(UnlearnModule):
-    """A step that moves nothing; the policy is its own start, so no second model and no store are needed."""
-
-    is_trained = False
-    """Whether this model is the one that the run trains, so that its losses are those of the first step."""
-
-    @contextmanager
-    def start(self) -> Iterator[ScoringEngine | None]:
-        if has_adapters(self.engine.model):
-            with super().start() as engine:
-                yield engine
-            return
-        with evaluating(self.engine):
-            yield self.engine
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        try:
-            return super().training_step(batch, batch_idx)
-        except Told:
-            raise
-        except Exception:
-            for name, term in self.terms.items():
-                with told(f"terms.{name}"), self.start() as engine:
-                    reference = reference_states(batch, term.objective.needs.reference, engine)
-                with told(f"terms.{name}"):
-                    self.engine(batch, {name: term}, reference)
-            raise
-
-    def backward(self, loss: Tensor, *args: object, **kwargs: object) -> None:
-        with told("the backward of the terms"):
-            super().backward(loss, *args, **kwargs)
-
-    def configure_optimizers(self):
-        return _Still([weight for weight in self.engine.parameters() if weight.requires_grad])
-
-    def cpu(self) -> _Rehearsed:
-        """Lightning would carry the weights to the host, where they are thrown away."""
-        return self
-
-    def _refuse_non_finite(self, losses: Mapping[str, float], batch: Batch) -> None:
-        for name, loss in losses.items():
-            if self.is_trained and not math.isfinite(loss):
-                raise Told(f"terms.{name}: the loss is {loss} on the first rows, before any step; change its fields")
-
-
-class _Still(torch.optim.Optimizer):
-    """Asks for the gradient and does not follow it."""
-
-    def __init__(self, weights: list[torch.nn.Parameter]) -> None:
-        super().__init__(weights, {"lr": 0.0})
-
-    def step(self, closure=None):  # type: ignore[override]
-        with torch.enable_grad():
-            return None if closure is None else closure()
 
 
 @contextmanager

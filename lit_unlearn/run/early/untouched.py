@@ -13,22 +13,18 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.training.checkpoints import random_states, restore
 
 
-class Told(UserError):
-    """One whose message begins with a place."""
-
-
 @contextmanager
 def told(where: str) -> Iterator[None]:
-    """Whatever fails inside is one line for the user that begins with ``where``: a key of the settings, mostly."""
+    """Whatever fails inside is one line for the user that begins with ``where``, unless it says itself what to do."""
     try:
         yield
-    except Told:
+    except UserError:
         raise
     except Exception as error:  # anything that takes part in a run, the user's own files included
         lines = (line.strip() for line in str(error).splitlines())
         reason = next((line for line in lines if line), "no message")
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise Told(f"{where}: {kind}{reason}") from error
+        raise UserError(f"{where}: {kind}{reason}") from error
 
 
 @contextmanager
