@@ -68,7 +68,7 @@ def rehearse(study: Study, policy: PreTrainedModel, unlearns: bool = True) -> in
 
 def rehearse_questions(evaluator: Evaluator, policy: PreTrainedModel, config: Config) -> None:
     """Put a question of each probe to a model that is only evaluated. Raises UserError as ``rehearse`` does."""
-    fabric = build_fabric(replace(config.trainer, devices=1))
+    fabric = build_fabric(config.trainer)
     with untouched(policy, _is_moved(config)), told("evaluation"), fabric.autocast():
         engine = ScoringEngine(policy, config.model.logits_mib).to(fabric.device)
         _few(evaluator).ask(engine, "rehearsed")
