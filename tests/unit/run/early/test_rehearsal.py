@@ -21,6 +21,7 @@ from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.run.early.rehearsal import rehearse
 from lit_unlearn.run.prepare import Study, corpus, load_benchmark, prepare
 from lit_unlearn.run.resume import dated
+from lit_unlearn.training.module import UnlearnModule
 from tests.configs import load
 
 CONF = Path(__file__).parents[3] / "integration" / "tiny.yaml"
@@ -67,12 +68,14 @@ def state(model: PreTrainedModel) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_remains(kind: str):
+def test_nothing_remains(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """Not even of a callback that moves the weights, or of one that draws."""
     if kind == "8 bit":
         pytest.importorskip("torchao")
     if kind == "lora":
         pytest.importorskip("peft")
     study, policy = read(*KINDS[kind])
+    monkeypatch.setattr(UnlearnModule, "on_after_backward", spoil)
     rows = {role: list(split) for role, split in study.rows.items()}
     before = state(policy)
     moved = rehearse(study, policy)
@@ -89,6 +92,14 @@ def test_nothing_remains(kind: str):
     assert all(schedule.__dict__.get("mean", {}) == {} for schedule in study.schedules)
     assert 0 < moved <= policy.num_parameters()
     assert (moved < policy.num_parameters()) == (kind in ("lora", "in backward"))
+
+
+@torch.no_grad()
+def spoil(self: UnlearnModule) -> None:
+    for tensor in [*self.engine.parameters(), *self.engine.buffers()]:
+        tensor.add_(1)
+    self.engine.model.spoilt = True  # type: ignore[assignment]
+    random.random(), np.random.rand(), torch.rand(1)
 
 
 def fails(*args, **kwargs):
