@@ -27,7 +27,7 @@ from lit_unlearn.run.plan import plan_asking
 from lit_unlearn.run.prepare import build_encoder, build_evaluator, load_benchmark
 from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.schemas import METRICS
-from lit_unlearn.training.trainer import build_fabric, prepare_device
+from lit_unlearn.training.trainer import build_fabric, has_begun_together, prepare_device
 
 
 def evaluate(config: Config) -> None:
@@ -41,11 +41,11 @@ def evaluate(config: Config) -> None:
     evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer, policy))
     check_tokens({}, evaluator, policy, tokenizer)
     check_lengths({}, evaluator, policy)
-    if rank_zero_only.rank == 0:  # whatever is wrong is wrong on all
+    if rank_zero_only.rank == 0 or has_begun_together():  # else the first has done it for all
         rehearse_questions(evaluator, policy, config)
-        if config.check:
-            print(evaluation_outlook(evaluator, policy, config))
     if config.check:
+        if rank_zero_only.rank == 0:
+            print(evaluation_outlook(evaluator, policy, config))
         return
 
     with open_run(config.output_dir, resume=False, overwrite=config.overwrite) as run_dir:

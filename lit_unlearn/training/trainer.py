@@ -91,10 +91,12 @@ def build_trainer(
 
 
 def build_rehearsal(config: TrainerConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
-    """One batch on one device, in the run's precision; nothing is logged and nothing written."""
+    """One batch on this process's device, in the run's precision; nothing is logged and nothing written."""
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
     return L.Trainer(
         accelerator=config.accelerator,
-        devices=1,
+        devices=[local % torch.cuda.device_count()] if on_gpu else 1,
         precision=config.precision,
         max_epochs=1,
         limit_train_batches=1,
@@ -109,6 +111,11 @@ def build_rehearsal(config: TrainerConfig, callbacks: Sequence[L.Callback]) -> L
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
+
+
+def has_begun_together() -> bool:
+    """Whether srun or torchrun has started all processes; else the first one starts the others when it trains."""
+    return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
 
 
 def release() -> None:
@@ -139,7 +146,7 @@ def strategy_of(config: TrainerConfig, learns_partly: bool = False) -> Strategy 
 def _in_slurm() -> list[SLURMEnvironment]:
     """Where Lightning would take SLURM's: the same, but it does not requeue the job itself, for which it would write
     checkpoints in the middle of an epoch."""
-    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():  # in this order, as Lightning asks
         return []
     return [SLURMEnvironment(auto_requeue=False)]
 

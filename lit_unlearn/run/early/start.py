@@ -22,7 +22,7 @@ from lit_unlearn.run.early.rehearsal import rehearse
 from lit_unlearn.run.plan import plan_finetuning, plan_run
 from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of, tell_finished, write_start
-from lit_unlearn.training.trainer import prepare_device, release
+from lit_unlearn.training.trainer import has_begun_together, prepare_device, release
 
 Result = TypeVar("Result")
 
@@ -100,9 +100,9 @@ def _read(config: Config, unlearns: bool) -> Start:
     study = prepare(config, benchmark, policy, tokenizer)
     check_limits(study, policy, tokenizer)
     inputs = inputs_of(study, policy)
-    if rank_zero_only.rank == 0:  # whatever is wrong is wrong on all
+    if rank_zero_only.rank == 0 or has_begun_together():  # else the first has done it for all
         trained = rehearse(study, policy, unlearns)
-        if config.check:
+        if config.check and rank_zero_only.rank == 0:
             print(outlook(study, policy, trained, _phases(study, benchmark, unlearns), unlearns))
     begun = Start(study, benchmark, tokenizer, None if config.finetune else policy, inputs)
     del policy  # of finetuning and unlearning each loads its own

@@ -37,7 +37,9 @@ def untouched(model: PreTrainedModel, moved: bool) -> Iterator[None]:
         model: of a size that the host holds.
         moved: whether it is carried to another device inside, which copies its weights anyway.
     """
-    states = random_states()
+    states, device = random_states(), torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
     weights = [(weight, weight.data, weight.grad, weight.requires_grad) for weight in model.parameters()]
     parts = [(module, {name: _own(value) for name, value in vars(module).items()}) for module in model.modules()]
     try:
@@ -56,7 +58,7 @@ def untouched(model: PreTrainedModel, moved: bool) -> Iterator[None]:
             weight.data = data
             weight.grad = grad
             weight.requires_grad_(learns)
-        restore(states, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        restore(states, device)
 
 
 def _own(value: object) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -52,7 +53,7 @@ def read(*options: str) -> tuple[Study, PreTrainedModel]:
     return prepare(config, benchmark, policy, tokenizer), policy
 
 
-def state(model: PreTrainedModel) -> dict[str, object]:
+def state(model: PreTrainedModel) -> dict[str, Any]:
     modules = dict(model.named_modules())
     parameters = {name: (id(w), w.data_ptr(), w.dtype, w.requires_grad, w.grad) for name, w in model.named_parameters()}
     hooks = {name: len(w._post_accumulate_grad_hooks or ()) for name, w in model.named_parameters()}
@@ -99,7 +100,8 @@ def spoil(self: UnlearnModule) -> None:
     for tensor in [*self.engine.parameters(), *self.engine.buffers()]:
         tensor.add_(1)
     self.engine.model.spoilt = True  # type: ignore[assignment]
-    random.random(), np.random.rand(), torch.rand(1)
+    for draw in (random.random, np.random.rand, lambda: torch.rand(1)):
+        draw()
 
 
 def fails(*args, **kwargs):
