@@ -73,12 +73,17 @@ class Command:
                 raise UserError(f"{arguments.asked[0]}=?: {self.name} has no settings")
             print("\n\n".join(explain(self.schema, key, self.families) for key in arguments.asked))
             return
-        read = self.load(arguments)
+        self.carry_out(self.load(arguments))
+
+    def carry_out(self, read: Any) -> Any:
+        """The stages on what ``load`` read, or on the like made elsewhere; what the last of them returns."""
+        result = None
         for stage in self.stages:
             module, _, name = stage.partition(":")
             function = getattr(import_module(module), name)
             _hush_loggers()
-            function(read)
+            result = function(read)
+        return result
 
     def help(self) -> str:
         """What it does, how arguments are written, an example."""
