@@ -75,6 +75,8 @@ class Files:
         """Rows of the ``target`` or the ``retain`` model; ids count the rows returned."""
         if kind not in ("target", "retain"):
             raise UserError(f"files cannot finetune the model {kind!r}; choose one of target, retain")
+        if kind == "retain" and self.retain is None:
+            raise UserError("finetune makes a retain model, and data.benchmark.retain names no file to make it from")
         rows = [*self._rows["retain"], *(self._rows["forget"] if kind == "target" else ())]
         return [Example(i, row.prompt, row.response) for i, row in enumerate(rows)]
 

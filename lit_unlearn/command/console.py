@@ -73,17 +73,12 @@ class Command:
                 raise UserError(f"{arguments.asked[0]}=?: {self.name} has no settings")
             print("\n\n".join(explain(self.schema, key, self.families) for key in arguments.asked))
             return
-        self.carry_out(self.load(arguments))
-
-    def carry_out(self, read: Any) -> Any:
-        """The stages on what ``load`` read, or on the like made elsewhere; what the last of them returns."""
-        result = None
+        read = self.load(arguments)
         for stage in self.stages:
             module, _, name = stage.partition(":")
             function = getattr(import_module(module), name)
             _hush_loggers()
-            result = function(read)
-        return result
+            function(read)
 
     def help(self) -> str:
         """What it does, how arguments are written, an example."""

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lit_unlearn.errors import UserError
 
@@ -40,7 +40,10 @@ def typed(kind: type[T], where: str, *layers: Mapping[str, Any]) -> T:
         found = cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
-        parts = [where, str(key) if key else "", str(error).splitlines()[0]]
+        told = (
+            "is missing; it has no default" if isinstance(error, MissingMandatoryValue) else str(error).splitlines()[0]
+        )
+        parts = [where, str(key) if key else "", told]
     except (ValueError, TypeError) as error:  # a field's own check in __post_init__
         parts = [where, str(error)]
     else:

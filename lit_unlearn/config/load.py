@@ -32,15 +32,16 @@ def load(arguments: Arguments, run_name: str = "{conf}", kind: type[Run] = Confi
     if "conf" not in settings:
         raise UserError(f"conf=NAME is missing; choose one of {listed_confs()}, or conf=PATH of a YAML file")
     conf = settings.pop("conf")
-    return configured(conf, read_overrides(settings), run_name, kind)
+    return configured(conf, read_overrides(settings), run_name=run_name, kind=kind)
 
 
-def configured(conf: str, overrides: dict[str, Any], run_name: str = "{conf}", kind: type[Run] = Config) -> Run:
-    """As ``load``, with the overrides as nested values."""
+def configured(conf: str, *overrides: dict[str, Any], run_name: str = "{conf}", kind: type[Run] = Config) -> Run:
+    """As ``load``, with the overrides as nested values, later ones winning."""
     path = find_conf(conf)
     written = {"output_dir": f"runs/{run_name.format(conf=path.stem)}"} | read_conf(path)
-    make_way(written, overrides)
-    return typed(kind, str(path), written, overrides)
+    for layer in overrides:
+        make_way(written, layer)
+    return typed(kind, str(path), written, *overrides)
 
 
 def conf_listing() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -62,8 +63,41 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
         )
     except Exception as error:  # the libraries raise a dozen kinds for a bad file; each is the user's to mend
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+    return _checked(path, model, tokenizer, config)
+
+
+def adopt(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: ModelConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What ``load_pretrained`` would have read, of a model that is in memory: a float32 copy on the CPU.
+
+    ``tokenizer``: None: the one at the place that the model came from.
+
+    Raises:
+        UserError: no tokenizer, or as ``load_pretrained``.
+    """
+    name = type(model).__name__
+    found: Any = tokenizer
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(f"{name} is no causal LM of transformers; give one, a directory or a Hub id, adapters merged")
+    if found is None:
+        try:
+            found = AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=config.trust_remote_code)
+        except Exception as error:  # as in load_pretrained
+            where = model.name_or_path or "the model, which came from nowhere"
+            raise UserError(f"there is no tokenizer at {where}; give tokenizer=...") from error
+    copied = copy.deepcopy(model).cpu().float().requires_grad_(True)
+    copied.set_attn_implementation(
+        "eager" if config.attention == "sdpa" and not model._supports_sdpa else config.attention
+    )
+    return _checked(name, copied, found, config)
+
+
+def _checked(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: ModelConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if tokenizer.eos_token_id is None:
-        raise UserError(f"model {path}: its tokenizer has no end-of-sequence token, so answers could not end")
+        raise UserError(f"model {name}: its tokenizer has no end-of-sequence token, so answers could not end")
     return _prepare(model, config), tokenizer
 
 

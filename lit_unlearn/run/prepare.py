@@ -69,6 +69,9 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         forget = benchmark.train_split(Role.forget)
         alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
+    if config.finetune is not None:
+        for kind in ("target", "retain"):
+            benchmark.finetune_split(kind)  # a fault in it is told before anything is written
     freeze_others(policy, config.optim.trainable)  # a faulty pattern is told before anything is written
     evaluator = build_evaluator(config, benchmark, encoder)
     return Study(config, terms, plan, rows, evaluator, schedules, pairing)
@@ -111,7 +114,9 @@ def _texts(settings: object) -> Iterator[str]:
 
 
 def corpus(config: Config, benchmark: Benchmark) -> list[str]:
-    """The text a tiny model's tokenizer is trained on, whose words its files will hold."""
+    """The text a tiny model's tokenizer is trained on, whose words its files will hold; no other model needs any."""
+    if config.model.path is not None or config.model.name != "tiny":
+        return []
     kind = "target" if config.keeps_text else "retain"
     return [text for row in benchmark.finetune_split(kind) for text in (row.prompt, row.response)]
 

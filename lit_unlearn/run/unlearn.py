@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
@@ -20,7 +23,7 @@ from lit_unlearn.run.assemble import assemble
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.results import write_results
+from lit_unlearn.run.results import MODELS, write_results
 from lit_unlearn.run.resume import (
     check_inputs,
     check_resumed,
@@ -33,20 +36,41 @@ from lit_unlearn.run.resume import (
 from lit_unlearn.run.target import finetune_models
 from lit_unlearn.training.trainer import build_trainer, prepare_device
 
+Start = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
-def unlearn(config: Config) -> None:
-    """Everything ``python -m lit_unlearn.train`` does once its arguments are right."""
+
+@dataclass(frozen=True)
+class Run:
+    """What came of it, while it is still in memory."""
+
+    directory: Path
+    metrics: Mapping[str, Mapping[str, float]]
+    """``original``, ``unlearned`` and, where there is one, ``retain_model``: number by name, as in ``metrics.json``;
+    those that are not known are left out."""
+    model: PreTrainedModel
+    """In evaluation mode, with its adapters inside where it has some; ``directory / "model"`` holds a plain one."""
+    tokenizer: PreTrainedTokenizerBase
+
+
+def unlearn(config: Config, start: Start | None = None) -> Run | None:
+    """Everything ``python -m lit_unlearn.train`` does once its arguments are right.
+
+    ``start``: the model, as ``load_model`` reads it, where it is in memory already.
+
+    Returns:
+        None where the run was finished before.
+    """
     config = dated(config)
     if config.resume and not config.overwrite:
         check_resumed(Path(config.output_dir), config)
         if is_finished(Path(config.output_dir)):
             tell_finished(config.output_dir)
-            return
+            return None
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)
     L.seed_everything(config.seed, verbose=False)
-    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
+    policy, tokenizer = start or load_model(config.model, corpus(config, benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
     inputs = inputs_of(study, policy)
     if config.resume:
@@ -54,15 +78,26 @@ def unlearn(config: Config) -> None:
     with open_run(config.output_dir, config.resume, config.overwrite) as run_dir:
         write_start(run_dir, config, inputs)
         with display(run_dir.name, plan_run(study, benchmark, run_dir), shown=rank_zero_only.rank == 0):
-            results = _carry_out(study, benchmark, policy, tokenizer, run_dir)
+            run, results = _carry_out(study, benchmark, policy, tokenizer, run_dir)
     if results is not None:
         print(results)
+    return run
+
+
+def finished_run(config: Config) -> Run:
+    """Of a run that had nothing left to do: what it wrote."""
+    directory = Path(config.output_dir)
+    written = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    known = {name: written[name] for name in MODELS if written.get(name) is not None}
+    numbers = {name: {key: value for key, value in of.items() if value is not None} for name, of in known.items()}
+    policy, tokenizer = load_pretrained(str(directory / "model"), config.model)
+    return Run(directory, numbers, policy.eval(), tokenizer)
 
 
 def _carry_out(
     study: Study, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run_dir: Path
-) -> str | None:
-    """What came of it, on the first rank."""
+) -> tuple[Run, str | None]:
+    """What came of it, and on the first rank the text that says so."""
     config = study.config
     retain_model = config.evaluation.retain_model
     if config.finetune:
@@ -77,11 +112,13 @@ def _carry_out(
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
 
+    numbers = {name: evaluation.numbers[name] for name in MODELS if name in evaluation.numbers}
+    run = Run(run_dir, numbers, policy.eval(), tokenizer)
     if not trainer.is_global_zero:
-        return None
+        return run, None
     with phase(SAVING):
         save_model(policy, tokenizer, run_dir / "model")
         page.show(loggers)
         results = write_results(run_dir, evaluation.numbers, loggers)
         close_wandb(loggers)
-    return results
+    return run, results
