@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -54,15 +55,25 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
     check_path(path, config.trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
             attn_implementation=_attention(path, config),
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except Exception as error:  # the libraries raise a dozen kinds for a bad file; each is the user's to mend
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+    model, report = loaded
+    for fault, names in (("lack", report["missing_keys"]), ("have another shape for", report["mismatched_keys"])):
+        if names:  # random numbers have taken their place
+            first = min(name if isinstance(name, str) else name[0] for name in names)
+            raise UserError(
+                f"model {path}: the files {fault} {len(names)} of the weights that its config.json asks for, {first} "
+                "among them; take both from one copy of the model"
+            )
     return _checked(path, model, tokenizer, config)
 
 
@@ -108,11 +119,37 @@ def check_path(path: str, trust_remote_code: bool) -> None:
     beside_others = "/" in path and Path(path).parent.is_dir()  # runs/typo, not owner/name
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or beside_others
     if not Path(path).is_dir() and looks_local:
-        raise UserError(f"model {path}: no such directory")
+        raise UserError(f"model {path}: no such directory; give a directory or a Hub id")
+    if Path(path).is_dir():
+        _check_files(Path(path))
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # as in load_pretrained
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+
+
+def check_tokenizer(path: str, trust_remote_code: bool) -> None:
+    """Raises UserError for a model, checked by ``check_path``, whose tokenizer cannot be read."""
+    try:
+        AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # as in load_pretrained
+        raise UserError(f"model {path}: its tokenizer cannot be read ({_first_line(error)})") from error
+
+
+def _check_files(directory: Path) -> None:
+    """The weights are there whole, by the headers of their files; reading them all would take minutes."""
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise UserError(
+            f"model {directory}: the directory holds no *.safetensors; weights that are pickled may run code when they "
+            "are read: save the model again with save_pretrained"
+        )
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except Exception as error:  # SafetensorError, OSError
+            raise UserError(f"{file} cannot be read ({_first_line(error)}); copy the model again") from error
 
 
 def named_ends(model: PreTrainedModel) -> tuple[int, ...]:

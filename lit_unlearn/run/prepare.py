@@ -22,8 +22,8 @@ from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
-from lit_unlearn.models.load import check_path, named_ends
-from lit_unlearn.models.lora import check_lora_installed
+from lit_unlearn.models.load import check_path, check_tokenizer, named_ends
+from lit_unlearn.models.lora import check_lora_installed, target_names
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
 from lit_unlearn.training.optim import freeze_others
 from lit_unlearn.training.optimizers import check_installed
@@ -72,6 +72,8 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     if config.finetune is not None:
         for kind in ("target", "retain"):
             benchmark.finetune_split(kind)  # a fault in it is told before anything is written
+    if config.model.lora is not None:
+        target_names(policy, config.model.lora.targets)
     freeze_others(policy, config.optim.trainable)  # a faulty pattern is told before anything is written
     evaluator = build_evaluator(config, benchmark, encoder)
     return Study(config, terms, plan, rows, evaluator, schedules, pairing)
@@ -122,18 +124,27 @@ def corpus(config: Config, benchmark: Benchmark) -> list[str]:
 
 
 def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Encoder:
-    return Encoder(tokenizer, config.data.max_length, config.data.prompt, named_ends(model))
+    known = model.config.get_text_config().vocab_size
+    return Encoder(tokenizer, config.data.max_length, config.data.prompt, named_ends(model), known)
 
 
 def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> Evaluator:
     chosen = {name: {} for name in benchmark.metrics} | config.evaluation.metrics
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
+    asked = {probe.name for probe in benchmark.probes()}
+    for name, metric in metrics.items():
+        if missing := sorted(metric.reads - asked):
+            raise UserError(
+                f"evaluation.metrics: {name} reads {len(missing)} probes that this benchmark does not ask, among them "
+                f"{missing[0]}; remove {name}"
+            )
     asking = Asking(config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
     if config.evaluation.retain_records is not None:
         evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))
     if config.evaluation.retain_model is not None:
         check_path(config.evaluation.retain_model, config.model.trust_remote_code)
+        check_tokenizer(config.evaluation.retain_model, config.model.trust_remote_code)
     return evaluator
 
 

@@ -37,12 +37,11 @@ def own_files(root: Path) -> Files:
     probes = {probe.name: probe.examples for probe in Authors(num_authors=4, num_forget_authors=1).probes()}
     rows = {name: [{"q": r.prompt, "a": r.response} for r in probes[f"{name}/answer"]] for name in ("forget", "retain")}
     with (root / "forget.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ("a", "q"))
-        writer.writeheader()
-        writer.writerows(rows["forget"])
+        csv.writer(file).writerows([("a", "q"), *((row["a"], row["q"]) for row in rows["forget"])])
     (root / "retain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows["retain"]))
     (root / "holdout.json").write_text(json.dumps([{"q": "Who else?", "a": "Nobody."}]))
-    return Files(*(f"{root}/{name}" for name in ("forget.csv", "retain.jsonl", "holdout.json")), Columns("q", "a"))
+    forget, retain, holdout = (str(root / name) for name in ("forget.csv", "retain.jsonl", "holdout.json"))
+    return Files(forget, retain, holdout, Columns("q", "a"))
 
 
 @pytest.fixture(params=sorted(BENCHMARKS))

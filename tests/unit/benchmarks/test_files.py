@@ -1,6 +1,7 @@
 """Rows from files as people have them: every kind and quirk, and each fault with its place and no text."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,4 +125,4 @@ def test_large_files_are_asked_in_part_and_trained_on_whole(forget: str, tmp_pat
 def test_a_row_to_forget_is_in_no_other_file(forget: str, tmp_path: Path, name: str):
     (tmp_path / "other.jsonl").write_text(RAW.split("\n")[0])
     with pytest.raises(UserError, match=rf"data\.benchmark\.{name}: row 1 is also row 1 of data\.benchmark\.forget"):
-        Files(forget, **{name: str(tmp_path / "other.jsonl")})
+        replace(Files(forget), **{name: str(tmp_path / "other.jsonl")})
