@@ -120,12 +120,12 @@ def check_path(path: str, trust_remote_code: bool) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or beside_others
     if not Path(path).is_dir() and looks_local:
         raise UserError(f"model {path}: no such directory; give a directory or a Hub id")
-    if Path(path).is_dir():
-        _check_files(Path(path))
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # as in load_pretrained
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+    if Path(path).is_dir():
+        _check_files(Path(path))
 
 
 def check_tokenizer(path: str, trust_remote_code: bool) -> None:
