@@ -3,12 +3,12 @@
 from importlib import import_module
 from typing import Any
 
-__all__ = ["step_loss"]  # pyright: ignore[reportUnsupportedDunderAll]  found by __getattr__
+__all__ = ["step_loss", "unlearn"]  # pyright: ignore[reportUnsupportedDunderAll]  found by __getattr__
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``step_loss`` when it is first asked for: torch and transformers take seconds, which commands need not wait."""
-    if name == "step_loss":
-        return import_module("lit_unlearn.notebook").step_loss
+    """``unlearn`` or ``step_loss`` when first asked for: torch takes seconds, which commands need not wait."""
+    if name in __all__:
+        return getattr(import_module("lit_unlearn.notebook"), name)
     raise AttributeError(f"module 'lit_unlearn' has no attribute {name!r}")

@@ -23,12 +23,12 @@ FLOORS = [
     {"training"},
     {"callbacks"},
     {"config"},
-    {"run", "notebook"},
-    {"train", "finetune", "evaluate", "alternates", "speed", "__main__"},
+    {"run"},
+    {"train", "finetune", "evaluate", "alternates", "speed", "notebook", "__main__"},
     {"__init__"},
 ]
 """Lowest first; a name is a module or a whole folder, whose files may import each other. The package's root hands out
-``step_loss`` when asked, so it stands on everything and nothing may import from it."""
+``unlearn`` and ``step_loss`` when asked, so it stands on everything and nothing may import from it."""
 LIGHT = ["lit_unlearn", "lit_unlearn.train", "lit_unlearn.finetune", "lit_unlearn.evaluate", "lit_unlearn.__main__"]
 LIGHT += ["lit_unlearn.alternates.__main__", "lit_unlearn.speed.__main__"]
 HEAVY = {"torch", "lightning", "transformers", "datasets", "wandb", "matplotlib", "scipy"}

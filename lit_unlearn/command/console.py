@@ -145,6 +145,12 @@ def _hush_loggers() -> None:
     for name in _LOUD:
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("transformers.modeling_utils").addFilter(_is_no_table)
+
+
+def _is_no_table(record: logging.LogRecord) -> bool:
+    """Of weights that do not fit their model, in ten lines and more; our own error names the first of them."""
+    return "LOAD REPORT" not in str(record.msg)
 
 
 class _ToStandardError(logging.Handler):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from lit_unlearn.benchmarks import BENCHMARKS
 from lit_unlearn.config.build import build
 from lit_unlearn.config.schema import Config
@@ -10,6 +12,8 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, union_of_needs
 
+WANDB_MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")
+"""Values of WANDB_MODE."""
 _FORGET_PROMPTS = (Role.forget, Role.belief, Role.alternate)
 """Roles whose rows answer the forget questions."""
 
@@ -54,9 +58,13 @@ def check(config: Config) -> None:
 
 
 def check_training(config: Config) -> None:
-    """Raises UserError where the models that unlearning starts from cannot be made; evaluate makes none."""
+    """Raises UserError where there is no model to start from, or none can be made; evaluate makes none."""
     if config.finetune is not None:
         check_finetune(config)
+        return
+    if config.model.path is None and config.model.name == "hub":
+        raise UserError("model.path is not set; give a directory or a Hub id, or choose model.name=tiny or smollm2")
+    _check_wandb(config)
 
 
 def check_finetune(config: Config) -> None:
@@ -73,6 +81,7 @@ def check_finetune(config: Config) -> None:
             "finetune makes the retain model itself: remove evaluation.retain_model and retain_records, or set "
             "finetune=null and model.path to a finished target model"
         )
+    _check_wandb(config)
 
 
 def check_evaluation(config: Config) -> None:
@@ -86,6 +95,8 @@ def check_alternates(config: Config) -> None:
     """Raises UserError where there is no model to ask, or its answers may not be written."""
     if config.check:
         raise UserError("check=true has no meaning for alternates; try num=1 in another output_dir")
+    if config.resume:
+        raise UserError("resume=true has no meaning for alternates; start again with overwrite=true")
     if not config.keeps_text:
         raise UserError(
             "privacy=hashed writes no answers, and alternates are answers to the forget questions: set privacy=local"
@@ -96,6 +107,15 @@ def check_alternates(config: Config) -> None:
 def check_model_path(config: Config) -> None:
     if config.model.path is None:
         raise UserError("model.path is not set: give the directory or the Hub id of the original model")
+
+
+def _check_wandb(config: Config) -> None:
+    """What W&B itself reads of the environment, where ``logging.mode`` leaves it the choice."""
+    mode = os.environ.get("WANDB_MODE")
+    if config.logging.mode == "auto" and mode and mode not in WANDB_MODES:
+        raise UserError(
+            f"WANDB_MODE={mode} in the environment is unknown; set it to {', '.join(WANDB_MODES)}, or unset it"
+        )
 
 
 def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:

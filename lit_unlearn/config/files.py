@@ -48,6 +48,8 @@ def find_conf(name: str) -> Path:
             return directory / f"{name}.yaml"
     if "/" in name and path.is_file():
         return path
+    if "/" in name and path.is_dir():
+        raise UserError(f"conf={name} is a directory; give the YAML file itself")
     raise UserError(f"conf={name} is unknown; {_nearest(name)}")
 
 
@@ -94,6 +96,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}), so no YAML; give the file of a conf") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: the file must hold key: value pairs")
     check_schema(content.pop("schema", None), CONFIG, str(path))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lit_unlearn.command.arguments import Arguments
 from lit_unlearn.command.typed import read_overrides, typed
@@ -25,18 +25,23 @@ def load(arguments: Arguments, run_name: str = "{conf}", kind: type[Run] = Confi
 
     ``kind``: the schema, of a command that has settings of its own.
 
-
     Raises:
         UserError: an unknown conf, key, type or value, with the full key and the valid choices.
     """
     settings = dict(arguments.settings)
     if "conf" not in settings:
         raise UserError(f"conf=NAME is missing; choose one of {listed_confs()}, or conf=PATH of a YAML file")
-    path = find_conf(settings.pop("conf"))
+    conf = settings.pop("conf")
+    return configured(conf, read_overrides(settings), run_name=run_name, kind=kind)
+
+
+def configured(conf: str, *overrides: dict[str, Any], run_name: str = "{conf}", kind: type[Run] = Config) -> Run:
+    """As ``load``, with the overrides as nested values, later ones winning."""
+    path = find_conf(conf)
     written = {"output_dir": f"runs/{run_name.format(conf=path.stem)}"} | read_conf(path)
-    overrides = read_overrides(settings)
-    make_way(written, overrides)
-    return typed(kind, str(path), written, overrides)
+    for layer in overrides:
+        make_way(written, layer)
+    return typed(kind, str(path), written, *overrides)
 
 
 def conf_listing() -> dict[str, str]:

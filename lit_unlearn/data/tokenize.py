@@ -47,6 +47,8 @@ class Encoder:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     ends: tuple[int, ...] = ()
     """Tokens at which the model says it stops, beside the template's and the tokenizer's."""
+    vocabulary: int | None = None
+    """Tokens that the model knows; None: all that the tokenizer has."""
 
     def encode(self, examples: Iterable[Example], name: str) -> list[Encoded]:
         """Token ids of a split; ``name`` is told where a row does not fit.
@@ -65,6 +67,11 @@ class Encoder:
                 raise UserError(
                     f"{name}, row {example.id}: the prompt has {len(prompt)} tokens, data.max_length is "
                     f"{self.max_length}; raise data.max_length or drop the row"
+                )
+            if self.vocabulary is not None and max(*prompt, *answer) >= self.vocabulary:
+                raise UserError(
+                    f"{name}, row {example.id}: the tokenizer writes the id {max(*prompt, *answer)}, and the model has "
+                    f"{self.vocabulary} tokens; take the tokenizer that belongs to the model"
                 )
             cut += len(answer) > room
             encoded.append(Encoded(example.id, prompt, answer[:room]))

@@ -64,6 +64,10 @@ def _tried(model: PreTrainedModel, pack: bool) -> str | None:
             known = _own(model, rows)
         except Exception as error:  # a library of two hundred models; whatever it raises, this one cannot be run
             return f"its own forward fails on plain tokens ({type(error).__name__}: {_first_line(error)})"
+        if not known.isfinite().all():
+            return "its logits are NaN or infinite on plain tokens, so its weights are broken"
+        if not (known - known.mean(-1, keepdim=True)).any():
+            return "it finds all tokens equally likely, so its weights are all 0"
         try:
             fault = _compare(model, rows, known, pack)
         except Exception as error:  # as above; the engine asks for no more than a body and a head

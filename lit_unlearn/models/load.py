@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -54,16 +55,26 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
     check_path(path, config.trust_remote_code)
     tokenizer = load_tokenizer(path, config)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
             attn_implementation=_attention(path, config),
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
     except Exception as error:  # the libraries raise a dozen kinds for a bad file; each is the user's to mend
         hint = "" if config.attention == "sdpa" else f"; model.attention={config.attention} was asked for"
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)}){hint}") from error
+    model, report = loaded
+    for fault, names in (("lack", report["missing_keys"]), ("have another shape for", report["mismatched_keys"])):
+        if names:  # random numbers have taken their place
+            first = min(name if isinstance(name, str) else name[0] for name in names)
+            raise UserError(
+                f"model {path}: the files {fault} {len(names)} of the weights that its config.json asks for, {first} "
+                "among them; take both from one copy of the model"
+            )
     return _prepare(model, config), tokenizer
 
 
@@ -75,24 +86,40 @@ def load_tokenizer(path: str, config: ModelConfig) -> PreTrainedTokenizerBase:
         raise UserError(
             f"the tokenizer of model {path} cannot be read ({type(error).__name__}: {_first_line(error)})"
         ) from error
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"model {path}: its tokenizer has no end-of-sequence token, so answers could not end")
-    return tokenizer
+    return _ending(path, tokenizer)
 
 
-def check_weights(path: str) -> None:
-    """Raises UserError for a directory without safetensors, or with one that was cut; their numbers are not read."""
-    if not Path(path).is_dir():
-        return  # on the Hub
-    files = sorted(Path(path).glob("*.safetensors"))
-    if not files:
-        raise UserError(f"model {path}: the directory holds no safetensors; give one written by save_pretrained")
-    for file in files:
+def adopt(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, config: ModelConfig
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """What ``load_pretrained`` would have read, of a model that is in memory: a float32 copy on the CPU.
+
+    ``tokenizer``: None: the one at the place that the model came from.
+
+    Raises:
+        UserError: no tokenizer, or as ``load_pretrained``.
+    """
+    name = type(model).__name__
+    found: Any = tokenizer
+    if not isinstance(model, PreTrainedModel):
+        raise UserError(f"{name} is no causal LM of transformers; give one, a directory or a Hub id, adapters merged")
+    if found is None:
         try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"model {path}: {file.name} cannot be read ({_first_line(error)})") from error
+            found = AutoTokenizer.from_pretrained(model.name_or_path, trust_remote_code=config.trust_remote_code)
+        except Exception as error:  # as in load_pretrained
+            where = model.name_or_path or "the model, which came from nowhere"
+            raise UserError(f"there is no tokenizer at {where}; give tokenizer=...") from error
+    copied = copy.deepcopy(model).cpu().float().requires_grad_(True)
+    copied.set_attn_implementation(
+        "eager" if config.attention == "sdpa" and not model._supports_sdpa else config.attention
+    )
+    return _prepare(copied, config), _ending(name, found)
+
+
+def _ending(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model {name}: its tokenizer has no end-of-sequence token, so answers could not end")
+    return tokenizer
 
 
 def check_path(path: str, trust_remote_code: bool) -> None:
@@ -102,11 +129,29 @@ def check_path(path: str, trust_remote_code: bool) -> None:
     beside_others = "/" in path and Path(path).parent.is_dir()  # runs/typo, not owner/name
     looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1 or beside_others
     if not Path(path).is_dir() and looks_local:
-        raise UserError(f"model {path}: no such directory")
+        raise UserError(f"model {path}: no such directory; give a directory or a Hub id")
     try:
         AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # as in load_pretrained
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+    if Path(path).is_dir():
+        _check_files(Path(path))
+
+
+def _check_files(directory: Path) -> None:
+    """The weights are there whole, by the headers of their files; reading them all would take minutes."""
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise UserError(
+            f"model {directory}: the directory holds no *.safetensors; weights that are pickled may run code when they "
+            "are read: save the model again with save_pretrained"
+        )
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except Exception as error:  # SafetensorError, OSError
+            raise UserError(f"{file} cannot be read ({_first_line(error)}); copy the model again") from error
 
 
 def named_ends(model: PreTrainedModel) -> tuple[int, ...]:

@@ -35,7 +35,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=_target_names(model, config.targets),
+        target_modules=target_names(model, config.targets),
     )
     peft.inject_adapter_in_model(options, model)
     for weight in model.parameters():
@@ -86,8 +86,12 @@ def _adapted(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if isinstance(module, tuners.BaseTunerLayer)}
 
 
-def _target_names(model: PreTrainedModel, targets: list[str] | None) -> list[str]:
-    """Full names of the layers to adapt: those of the blocks only, so that no vocabulary head is among them."""
+def target_names(model: PreTrainedModel, targets: list[str] | None) -> list[str]:
+    """Full names of the layers to adapt: those of the blocks only, so that no vocabulary head is among them.
+
+    Raises:
+        UserError: a target names no linear layer of the blocks.
+    """
     blocks = [module for block in decoder_blocks(model) for module in block.modules()]
     inside = {id(module) for module in blocks if isinstance(module, nn.Linear | Conv1D)}
     names = [name for name, module in model.named_modules() if id(module) in inside]

@@ -44,6 +44,11 @@ class TinyConfig:
                 f"model.tiny.hidden_size={self.hidden_size} must be a multiple of num_heads={self.num_heads}, "
                 f"num_layers={self.num_layers} at least 1"
             )
+        if self.hidden_size // self.num_heads % 2:
+            raise ValueError(
+                f"model.tiny.hidden_size={self.hidden_size} over num_heads={self.num_heads} must be even: positions "
+                "turn pairs of numbers"
+            )
         if self.vocab_size < 300:
             raise ValueError(
                 f"model.tiny.vocab_size={self.vocab_size} must be at least 300: 256 bytes and the special tokens"

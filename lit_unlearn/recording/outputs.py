@@ -42,7 +42,9 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Iterator[Path]:
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output_dir={output_dir} cannot be made: {error.strerror}") from error
+        raise UserError(
+            f"output_dir={output_dir} cannot be made: {error.strerror}; choose another output_dir=..."
+        ) from error
     with locked(run_dir):
         if not resume and _is_taken(run_dir, overwrite):
             _clear(run_dir)

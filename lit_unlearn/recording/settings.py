@@ -7,6 +7,8 @@ from typing import Literal
 
 MAX_TAG = 64
 """Longest tag that W&B takes, in characters."""
+MAX_PROJECT = 128
+_NOT_IN_PROJECTS = "/\\#?%:"
 
 
 @dataclass
@@ -25,6 +27,10 @@ class LoggingConfig:
     whole. Costs a backward of each term and a copy of the gradient in those steps; 0: never."""
 
     def __post_init__(self) -> None:
+        if not 0 < len(self.project) <= MAX_PROJECT or set(self.project) & set(_NOT_IN_PROJECTS):
+            raise ValueError(
+                f"logging.project={self.project!r}: W&B takes 1 to {MAX_PROJECT} characters, none of {_NOT_IN_PROJECTS}"
+            )
         if bad := [tag for tag in self.tags if not 0 < len(tag) <= MAX_TAG]:
             raise ValueError(f"logging.tags: {bad[0]!r} has {len(bad[0])} characters; W&B takes 1 to {MAX_TAG}")
         if self.gradient_shares_every_n_steps < 0:

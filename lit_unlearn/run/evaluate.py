@@ -20,7 +20,7 @@ from lit_unlearn.evaluation.report import table
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.outputs import check_run_dir, open_run, write_json
 from lit_unlearn.run.assemble import retain_model_asker
-from lit_unlearn.run.early.limits import check_lengths, check_tokens
+from lit_unlearn.run.early.limits import check_lengths
 from lit_unlearn.run.early.outlook import evaluation_outlook
 from lit_unlearn.run.early.rehearsal import rehearse_questions
 from lit_unlearn.run.plan import plan_asking
@@ -39,7 +39,6 @@ def evaluate(config: Config) -> None:
     benchmark = load_benchmark(config)
     policy, tokenizer = load_pretrained(config.model.path, config.model)
     evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer, policy))
-    check_tokens({}, evaluator, policy, tokenizer)
     check_lengths({}, evaluator, policy)
     if rank_zero_only.rank == 0 or has_begun_together():  # else the first has done it for all
         rehearse_questions(evaluator, policy, config)

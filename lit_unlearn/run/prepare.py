@@ -22,10 +22,9 @@ from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
-from lit_unlearn.models.load import check_path, check_weights, load_tokenizer, named_ends
+from lit_unlearn.models.load import check_path, load_tokenizer, named_ends
 from lit_unlearn.models.lora import check_lora_installed
 from lit_unlearn.objectives.nll import NLL
-from lit_unlearn.recording.wandb.run import wandb_mode
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
 from lit_unlearn.training.optimizers import check_installed
 from lit_unlearn.types import Role, Term, Terms, union_of_needs
@@ -91,7 +90,6 @@ def check_extras(config: Config) -> None:
         check_installed(optim.name, config.trainer.accelerator)
     if config.model.lora is not None:
         check_lora_installed()
-    wandb_mode(config.logging.mode)
 
 
 def load_benchmark(config: Config) -> Benchmark:
@@ -123,13 +121,16 @@ def _texts(settings: object) -> Iterator[str]:
 
 
 def corpus(config: Config, benchmark: Benchmark) -> list[str]:
-    """The text a tiny model's tokenizer is trained on, whose words its files will hold."""
+    """The text a tiny model's tokenizer is trained on, whose words its files will hold; no other model needs any."""
+    if config.model.path is not None or config.model.name != "tiny":
+        return []
     kind = "target" if config.keeps_text else "retain"
     return [text for row in benchmark.finetune_split(kind) for text in (row.prompt, row.response)]
 
 
 def build_encoder(config: Config, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Encoder:
-    return Encoder(tokenizer, config.data.max_length, config.data.prompt, named_ends(model))
+    known = model.config.get_text_config().vocab_size
+    return Encoder(tokenizer, config.data.max_length, config.data.prompt, named_ends(model), known)
 
 
 def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> Evaluator:
@@ -154,7 +155,6 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> E
 def _check_retain_model(config: Config, evaluator: Evaluator, path: str) -> None:
     """Raises UserError for what can be known of it without its weights, which are read when it is asked."""
     check_path(path, config.model.trust_remote_code)
-    check_weights(path)
     tokenizer = load_tokenizer(path, config.model)
     evaluator.in_tokens_of(Encoder(tokenizer, config.data.max_length, config.data.prompt))
 

@@ -61,7 +61,7 @@ def dated(config: Run) -> Run:
         return config
     kept, day = Path(config.output_dir) / "config.yaml", None
     if config.resume and kept.is_file():
-        day = OmegaConf.select(OmegaConf.load(kept), "data.prompt.date")
+        day = OmegaConf.select(OmegaConf.create(read_yaml(kept)), "data.prompt.date")
     if day is None:
         day = os.environ.setdefault(STARTED, date.today().isoformat())
     return replace(config, data=replace(config.data, prompt=replace(config.data.prompt, date=day)))

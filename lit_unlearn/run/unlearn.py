@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.callbacks.page import Page
 from lit_unlearn.config.schema import Config
@@ -18,28 +22,61 @@ from lit_unlearn.run.assemble import assemble
 from lit_unlearn.run.early.start import Start, start
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
-from lit_unlearn.run.results import write_results
+from lit_unlearn.run.results import MODELS, write_results
 from lit_unlearn.run.resume import is_finished
 from lit_unlearn.run.target import finetune_models
 from lit_unlearn.training.trainer import build_trainer, release
 
 
-def unlearn(config: Config) -> None:
-    """Everything ``python -m lit_unlearn.train`` does once its arguments are right."""
-    results = start(config, is_finished, _carry_out)
+@dataclass(frozen=True)
+class Run:
+    """What came of it, while it is still in memory."""
+
+    directory: Path
+    metrics: Mapping[str, Mapping[str, float]]
+    """``original``, ``unlearned`` and, where there is one, ``retain_model``: number by name, as in ``metrics.json``;
+    those that are not known are left out."""
+    model: PreTrainedModel
+    """In evaluation mode, with its adapters inside where it has some; ``directory / "model"`` holds a plain one."""
+    tokenizer: PreTrainedTokenizerBase
+
+
+def unlearn(config: Config, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None) -> Run | None:
+    """Everything ``python -m lit_unlearn.train`` does once its arguments are right.
+
+    ``loaded``: the model, as ``load_model`` reads it, where it is in memory already.
+
+    Returns:
+        None where the run was finished before, or only checked.
+    """
+    came = start(config, is_finished, _carry_out, loaded=loaded)
     release()
+    if came is None:
+        return None
+    run, results = came
     if results is not None:
         print(results)
+    return run
 
 
-def _carry_out(begun: Start, run_dir: Path) -> str | None:
-    """What came of it, on the first rank."""
+def finished_run(config: Config) -> Run:
+    """Of a run that had nothing left to do: what it wrote."""
+    directory = Path(config.output_dir)
+    written = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    known = {name: written[name] for name in MODELS if written.get(name) is not None}
+    numbers = {name: {key: value for key, value in of.items() if value is not None} for name, of in known.items()}
+    policy, tokenizer = load_pretrained(str(directory / "model"), config.model)
+    return Run(directory, numbers, policy.eval(), tokenizer)
+
+
+def _carry_out(begun: Start, run_dir: Path) -> tuple[Run, str | None]:
+    """What came of it, and on the first rank the text that says so."""
     plan = plan_run(begun.study, begun.benchmark, run_dir)
     with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
         return _unlearn(begun, run_dir)
 
 
-def _unlearn(begun: Start, run_dir: Path) -> str | None:
+def _unlearn(begun: Start, run_dir: Path) -> tuple[Run, str | None]:
     config = begun.config
     retain_model = config.evaluation.retain_model
     if config.finetune:
@@ -56,11 +93,13 @@ def _unlearn(begun: Start, run_dir: Path) -> str | None:
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
 
+    numbers = {name: evaluation.numbers[name] for name in MODELS if name in evaluation.numbers}
+    run = Run(run_dir, numbers, policy.eval(), begun.tokenizer)
     if not trainer.is_global_zero:
-        return None
+        return run, None
     with phase(SAVING):
         save_model(policy, begun.tokenizer, run_dir / "model")
         page.show(loggers)
         results = write_results(run_dir, evaluation.numbers, loggers)
         close_wandb(loggers)
-    return results
+    return run, results

@@ -37,6 +37,8 @@ def compare(config: SpeedConfig) -> None:
     """Measure or plan, print; numbers are written after every part, so that an interruption keeps them."""
     if config.output is not None and not Path(config.output).absolute().parent.is_dir():
         raise UserError(f"output={config.output}: its directory does not exist")
+    if config.output is not None and Path(config.output).is_dir():
+        raise UserError(f"output={config.output} is a directory; name a file in it")
     results: dict[str, Any] = {"config": asdict(config), "environment": environment()}
     if config.plan:
         assert config.model is not None

@@ -33,9 +33,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas) or self.eps <= 0:
             raise ValueError(f"optim.betas={list(self.betas)} must lie in [0, 1), optim.eps={self.eps} above 0")
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.warmup_epochs < math.inf):
+        if not (0 < self.lr <= 1 and 0 <= self.weight_decay < math.inf and 0 <= self.warmup_epochs < math.inf):
             raise ValueError(
-                f"optim.lr={self.lr} must be above 0, weight_decay={self.weight_decay} and "
+                f"optim.lr={self.lr} must be above 0 and at most 1, weight_decay={self.weight_decay} and "
                 f"warmup_epochs={self.warmup_epochs} not negative"
             )
 

@@ -1,5 +1,6 @@
 """The same questions to every benchmark in the table."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from lit_unlearn.benchmarks import BENCHMARKS
 from lit_unlearn.benchmarks.authors import Authors
 from lit_unlearn.benchmarks.base import Benchmark, Example
+from lit_unlearn.benchmarks.file_rows import Columns
+from lit_unlearn.benchmarks.files import Files
 from lit_unlearn.benchmarks.tofu import Tofu
 from lit_unlearn.types import Role
 
@@ -29,10 +32,23 @@ def small_tofu(root: Path) -> Tofu:
     return Tofu("forget01", root=str(root))
 
 
+def own_files(root: Path) -> Files:
+    """A CSV, JSON lines and a list, in columns of other names."""
+    probes = {probe.name: probe.examples for probe in Authors(num_authors=4, num_forget_authors=1).probes()}
+    rows = {name: [{"q": r.prompt, "a": r.response} for r in probes[f"{name}/answer"]] for name in ("forget", "retain")}
+    with (root / "forget.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("a", "q"), *((row["a"], row["q"]) for row in rows["forget"])])
+    (root / "retain.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows["retain"]))
+    (root / "holdout.json").write_text(json.dumps([{"q": "Who else?", "a": "Nobody."}]))
+    forget, retain, holdout = (str(root / name) for name in ("forget.csv", "retain.jsonl", "holdout.json"))
+    return Files(forget, retain, holdout, Columns("q", "a"))
+
+
 @pytest.fixture(params=sorted(BENCHMARKS))
 def benchmark(request: pytest.FixtureRequest, tmp_path: Path) -> Benchmark:
     """A new benchmark is asked with its default fields, unless it has none or needs files."""
-    return small_tofu(tmp_path) if request.param == "tofu" else BENCHMARKS[request.param]()
+    made = {"tofu": small_tofu, "files": own_files}
+    return made[request.param](tmp_path) if request.param in made else BENCHMARKS[request.param]()
 
 
 def texts(rows) -> set[tuple[str, str]]:

@@ -27,15 +27,19 @@ def name(path: Path) -> str:
 
 
 def test_the_promised_confs_are_there():
-    promised = {"quickstart", "llama8b_tofu", "llama8b_tofu_bss", "llama3b_tofu", "llama1b_tofu", "smollm2_tofu"}
+    promised = {"own", "quickstart", "llama8b_tofu", "llama8b_tofu_bss", "llama3b_tofu", "llama1b_tofu", "smollm2_tofu"}
     promised |= {f"methods/llama1b_{method}" for method in METHODS}
     assert {name(path) for path in CONFS} >= promised
     assert set(conf_names()) >= promised
 
 
 @pytest.mark.parametrize("path", CONFS, ids=name)
-def test_a_conf_builds(path: Path):
-    config = load([f"conf={path}"])
+def test_a_conf_builds(path: Path, tmp_path: Path):
+    needed = []
+    if path.stem == "own":
+        (tmp_path / "rows.csv").write_text("question,answer\nWho?,Ada.\n")
+        needed = [f"data.benchmark.forget={tmp_path / 'rows.csv'}"]
+    config = load([f"conf={path}", *needed])
     terms = build_terms(config)
     plan_reference(union_of_needs(terms), config.model.reference)
     load_benchmark(config)

@@ -1,4 +1,4 @@
-"""What a model cannot take: tokens it has no embedding for, positions it has not learned; and where files cannot go."""
+"""What a model cannot take: positions it has not learned; and where files cannot go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.data.tokenize import Encoded
@@ -21,12 +21,11 @@ _OFFSET = 2
 """Rows that some tables of positions have before the first."""
 
 
-def check_limits(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_limits(study: Study, model: PreTrainedModel) -> None:
     """Raises UserError for rows, answers to come or a reference that the model or the machine has no place for."""
     config = study.config
     splits = {f"{role.value} split": rows for role, rows in study.rows.items()}
     splits |= {f"{kind} model's split": rows for kind, rows in study.finetuning.items()}
-    check_tokens(splits, study.evaluator, model, tokenizer)
     check_lengths(splits, study.evaluator, model)
     answers: dict[str, int] = {}
     if Role.belief in union_of_needs(study.terms).policy:
@@ -37,28 +36,6 @@ def check_limits(study: Study, model: PreTrainedModel, tokenizer: PreTrainedToke
         check_answers(study.rows[Role.forget], length, f"{name}.max_new_tokens", model)
     if study.plan.stored and config.model.reference_cache is not None:
         check_directory(Path(config.model.reference_cache), "model.reference_cache")
-
-
-def check_tokens(
-    splits: dict[str, list[Encoded]], evaluator: Evaluator, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raises UserError for a token id in use that the model has no embedding for."""
-    embedding = model.get_input_embeddings()
-    assert isinstance(embedding, nn.Module)
-    known = len(next(embedding.parameters()))
-    probes = {probe.name: list(probe.rows) for probe in evaluator.probes}
-    used = [
-        (max(row.prompt + row.answer, default=0), f"{name}, row {row.id}")
-        for name, rows in {**splits, **probes}.items()
-        for row in rows
-    ]
-    highest, where = max(used)
-    if highest >= known:
-        raise UserError(
-            f"{where}: token id {highest} ({tokenizer.convert_ids_to_tokens(highest)!r}) has no embedding: the "
-            f"tokenizer knows {len(tokenizer)} tokens, {type(model).__name__} {known}; give the tokenizer that belongs "
-            "to the model"
-        )
 
 
 def check_lengths(splits: dict[str, list[Encoded]], evaluator: Evaluator, model: PreTrainedModel) -> None:

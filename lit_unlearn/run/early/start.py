@@ -25,6 +25,7 @@ from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of
 from lit_unlearn.training.trainer import has_begun_together, prepare_device, release
 
 Result = TypeVar("Result")
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 
 @dataclass
@@ -55,6 +56,7 @@ def start(
     is_finished: Callable[[Path], bool],
     carry_out: Callable[[Start, Path], Result],
     unlearns: bool = True,
+    loaded: Loaded | None = None,
 ) -> Result | None:
     """What ``carry_out`` makes of the start and the run directory; None where there is nothing to do or to be done.
 
@@ -66,6 +68,7 @@ def start(
         is_finished: whether the directory of a run that is resumed needs no more.
         carry_out: all that writes into the run directory, which is this run's alone for so long.
         unlearns: False where only models are finetuned.
+        loaded: the model to start from, where it is in memory already.
     """
     config = dated(config)
     if config.resume and not config.overwrite:
@@ -74,7 +77,7 @@ def start(
             tell_finished(config.output_dir)
             return None
     check_run_dir(config.output_dir, config.resume, config.overwrite)
-    begun = _read(config, unlearns)
+    begun = _read(config, unlearns, loaded)
     if config.resume:
         check_inputs(Path(config.output_dir), begun.inputs)
     if config.check:
@@ -91,20 +94,20 @@ def _phases(study: Study, benchmark: Benchmark, unlearns: bool) -> Sequence[Plan
     return plan_finetuning(config.finetune, benchmark, directory)
 
 
-def _read(config: Config, unlearns: bool) -> Start:
+def _read(config: Config, unlearns: bool, loaded: Loaded | None) -> Start:
     prepare_device(config.trainer)
     check_extras(config)
     benchmark = load_benchmark(config)
     L.seed_everything(config.seed, verbose=False)
-    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
+    policy, tokenizer = loaded or load_model(config.model, corpus(config, benchmark))
     study = prepare(config, benchmark, policy, tokenizer)
-    check_limits(study, policy, tokenizer)
+    check_limits(study, policy)
     inputs = inputs_of(study, policy)
     if rank_zero_only.rank == 0 or has_begun_together():  # else the first has done it for all
         trained = rehearse(study, policy, unlearns)
         if config.check and rank_zero_only.rank == 0:
             print(outlook(study, policy, trained, _phases(study, benchmark, unlearns), unlearns))
     begun = Start(study, benchmark, tokenizer, None if config.finetune else policy, inputs)
-    del policy  # of finetuning and unlearning each loads its own
+    del policy, loaded  # of finetuning and unlearning each loads its own
     release()
     return begun

@@ -8,6 +8,7 @@ from lit_unlearn.benchmarks.authors import Authors
 from lit_unlearn.config.schema import Config
 from lit_unlearn.data.settings import DataConfig
 from lit_unlearn.errors import UserError
+from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.run.prepare import corpus, load_benchmark
 from lit_unlearn.types import Role
 
@@ -21,7 +22,9 @@ class Told(Authors):
 
 def told(privacy, *rows: str) -> Config:
     kind = f"{__name__}:Told"
-    return Config(data=DataConfig(benchmark={"name": kind, "rows": list(rows)}), privacy=privacy)
+    return Config(
+        model=ModelConfig(name="tiny"), data=DataConfig(benchmark={"name": kind, "rows": list(rows)}), privacy=privacy
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -49,3 +52,4 @@ def test_a_vocabulary_is_not_made_of_what_is_not_written():
     hashed = set(corpus(told("hashed"), benchmark))
     assert hashed == {t for row in benchmark.train_split(Role.retain) for t in (row.prompt, row.response)}
     assert not hashed & forget
+    assert corpus(Config(), benchmark) == []  # a model that has a tokenizer

@@ -35,16 +35,16 @@ WRONG = {
     "output_dir=file.txt/run": "output_dir=file.txt/run cannot be written to",
     "output_dir=models": "output_dir=models is not empty",
     "finetune={optim: {trainable: mlp}}": "finetune trains all weights",
-    "evaluation.retain_model=models/torn": "models/torn: model.safetensors cannot be read",
-    "evaluation.retain_model=models/bare": "models/bare: the directory holds no safetensors",
-    "model.path=models/large": "has no embedding: the tokenizer knows",
+    "evaluation.retain_model=models/torn": "models/torn/model.safetensors cannot be read",
+    "evaluation.retain_model=models/bare": "models/bare: the directory holds no *.safetensors",
+    "model.path=models/large": "and the model has 280 tokens; take the tokenizer",
     "model.path=models/gpt2 evaluation.max_new_tokens=90": "evaluation.max_new_tokens=90: behind a prompt of",
     f"model.path=models/gpt2 {BRIEF} squeeze.max_new_tokens=90": "squeeze.max_new_tokens=90: behind a prompt of",
     f"model.path=models/gpt2 {BRIEF} {BELIEFS}": "beliefs.max_new_tokens=200: behind a prompt of",
     f"model.path=models/short {BRIEF}": "tokens, but GPT2LMHeadModel has learned 40 positions; set data.max_length=40",
     "model.path=models/refusing data.prompt.system_prompt=Obey.": "the chat template refuses data.prompt",
     "evaluation.retain_model=models/refusing data.prompt.system_prompt=Obey.": "the chat template refuses",
-    "WANDB_MODE=foo": "WANDB_MODE=foo in the environment is none of online, offline",
+    "WANDB_MODE=foo": "WANDB_MODE=foo in the environment is unknown; set it to online",
 }
 """By overrides, and variables of the environment."""
 
