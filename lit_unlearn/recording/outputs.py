@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,8 +73,13 @@ def check_directory(directory: Path, key: str) -> None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{key}={directory} is a file; choose another {key}=...")
     above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{key}={directory} cannot be written to: {above} is not a directory that this user may change")
+    try:
+        Path(tempfile.mkdtemp(dir=above)).rmdir()  # what a file system allows is known once it was tried
+    except OSError as error:
+        raise UserError(
+            f"{key}={directory} cannot be written to: {above} is not a directory that this user may change; choose "
+            f"another {key}=..."
+        ) from error
 
 
 def _is_taken(run_dir: Path, overwrite: bool) -> bool:
