@@ -51,6 +51,9 @@ class SqueezeConfig:
 
     num_prompts: int = 8
     """Forget prompts, evenly spaced over the split."""
+    control: bool = True
+    """Watch as many retain prompts in the same way: ``squeeze/retain_index`` and the like. What the index of forget
+    prompts rises above theirs is not the drift of the whole model."""
     protocol: Literal["beam", "token_rank"] = "beam"
     """``beam``: beam search from the original model, ranked by probability, cut at 20 % and 60 % (the paper).
     ``token_rank``: five responses a band, each token drawn from the vocabulary ranks 0-10 %, 10-50 % or 50-90 %

@@ -75,7 +75,7 @@ def assemble(
         directory = Path(config.model.reference_cache or run_dir / "reference")
         callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
     if config.squeeze is not None:
-        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed))
+        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed, study.control))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, beliefs, end, config.seed, config.keeps_text))
     if config.logging.gradient_shares_every_n_steps:

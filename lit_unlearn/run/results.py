@@ -1,4 +1,4 @@
-"""What a finished run leaves behind: metrics.json, the squeezing plot on W&B, the table on the terminal."""
+"""What a finished run leaves behind: metrics.json, the squeezing plots on W&B, the table on the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lit_unlearn.evaluation.report import table
 from lit_unlearn.recording.history import read_history
 from lit_unlearn.recording.outputs import write_json
-from lit_unlearn.recording.wandb.page import log_squeeze_plot
+from lit_unlearn.recording.wandb.page import log_squeeze_plots
 from lit_unlearn.recording.wandb.run import wandb_address
 from lit_unlearn.schemas import METRICS
 
@@ -27,7 +27,7 @@ def write_results(run_dir: Path, numbers: Mapping[str, Mapping[str, float]], log
     history = read_history(run_dir / "history.csv")
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            log_squeeze_plot(logger, history)
+            log_squeeze_plots(logger, history)
     # The last file: where it is, the run is finished.
     write_json(run_dir / "metrics.json", {"schema": METRICS} | written)
     paths = [str(run_dir / name) for name in SHOWN if (run_dir / name).exists()]
