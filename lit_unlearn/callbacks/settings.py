@@ -24,6 +24,9 @@ class BeliefConfig:
     stale_after: float | None = None
     """At a refresh, sample only the prompts with a belief whose mean token log-prob has fallen by more than this many
     nats since it was sampled, and those without beliefs; the others keep theirs. Null: sample all (the paper)."""
+    drop_targets: bool = False
+    """Leave out samples that say the true answer: pushing these down is the forget term's work. The paper keeps them.
+    A prompt whose samples all do has no beliefs and no weight. ``beliefs/target_share`` is logged either way."""
     per_step: Literal["one", "all"] = "one"
     """Train on one stored belief of a prompt each step, drawn uniformly, or on all of them."""
     batch_size: int = 64

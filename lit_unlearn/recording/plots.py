@@ -99,7 +99,8 @@ def squeeze(history: Curves, path: Path) -> bool:
     axes_of = figure.subplot_mosaic(mosaic, height_ratios=[4.4, 2.9][: len(mosaic)])
     if curves:
         _curves(axes_of["curves"], history, curves)
-        _label(axes_of["curves"], "Forget prompts: true answers and the original model's own", STEP, "mean token log-prob (nats)")
+        title = "Forget prompts: true answers and the original model's own"
+        _label(axes_of["curves"], title, STEP, "mean token log-prob (nats)")
         _legend(axes_of["curves"], columns=5)
     for title in panels:
         of_panel, unit = SQUEEZE_PANELS[title]
