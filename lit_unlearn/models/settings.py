@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Checkpointing = Literal["none", "full", "selective"]
+ExportForm = Literal["merged", "adapter"]
 
 
 @dataclass
@@ -93,3 +94,14 @@ class ModelConfig:
             )
         if self.logits_mib < 1:
             raise ValueError(f"model.logits_mib={self.logits_mib} must be at least 1")
+
+
+@dataclass
+class ExportConfig:
+    """How ``model/`` is written at the end of unlearning. Models that ``finetune`` makes are whole and float32."""
+
+    form: ExportForm = "merged"
+    """``merged``: a plain model, adapters folded in. ``adapter``: only those of ``model.lora``, as peft writes them."""
+    dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """``same``: that of the files unlearning started from. Weights are rounded before the last evaluation, whose
+    numbers are then those of the exported model; ``metrics.json`` says what rounding undid (``rounding``)."""
