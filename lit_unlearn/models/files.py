@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 

@@ -112,7 +112,7 @@ def save_adapters(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -
     """Into a new directory, in peft's own format: ``PeftModel.from_pretrained`` puts them on the start."""
     peft = import_module("peft")
     weights = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
-    config = copy.copy(model.peft_config["default"])  # type: ignore[index]
+    config: Any = copy.copy(model.peft_config["default"])  # type: ignore[index]
     config.base_model_name_or_path, config.task_type = model.name_or_path or None, "CAUSAL_LM"
     config.inference_mode = True
     config.save_pretrained(directory)

@@ -188,7 +188,7 @@ def _save_merged(
     policy: PreTrainedModel, directory: Path, generation: GenerationConfig | None, dtype: torch.dtype
 ) -> None:
     own = policy.generation_config
-    policy.generation_config = generation
+    policy.generation_config = generation  # type: ignore[assignment]
     try:
         policy.save_pretrained(directory, state_dict=in_dtype(merged_weights(policy), dtype))
     finally:
