@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from dataclasses import dataclass
 
 import lightning as L
 
@@ -21,6 +22,17 @@ from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import Role
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Of the samples of one prompt."""
+
+    empty: int
+    duplicates: int
+    """Repeat another that is kept."""
+    targets: int
+    """Say the true answer, kept or not."""
 
 
 class BeliefSampler(L.Callback):
@@ -88,10 +100,13 @@ class BeliefSampler(L.Callback):
         stats = {
             "beliefs/refreshed": float(len(sampled)),
             "beliefs/kept": float(len(kept)),
-            "beliefs/empty": float(sum(dropped[0] for _, dropped in sampled.values())),
-            "beliefs/duplicates": float(sum(dropped[1] for _, dropped in sampled.values())),
+            "beliefs/empty": float(sum(counts.empty for _, counts in sampled.values())),
+            "beliefs/duplicates": float(sum(counts.duplicates for _, counts in sampled.values())),
             "beliefs/refresh_seconds": time.monotonic() - started,
         }
+        if sampled:
+            targets = sum(counts.targets for _, counts in sampled.values())
+            stats["beliefs/target_share"] = targets / (len(sampled) * self.config.num_samples)
         if kept:
             stats["beliefs/mean_tokens"] = sum(len(belief.tokens) for belief in kept) / len(kept)
             stats["beliefs/mean_logp"] = sum(belief.logp for belief in kept) / len(kept)
@@ -108,8 +123,8 @@ class BeliefSampler(L.Callback):
             falls[row.id] = max(belief.logp - answer.mean_logp, falls.get(row.id, -math.inf))
         return falls
 
-    def _sample(self, module: UnlearnModule, rows: list[Encoded]) -> dict[int, tuple[list[Belief], tuple[int, int]]]:
-        """Beliefs of this rank's prompts, and how many samples were empty or repeated another."""
+    def _sample(self, module: UnlearnModule, rows: list[Encoded]) -> dict[int, tuple[list[Belief], _Counts]]:
+        """Beliefs of this rank's prompts, and what their samples were."""
         config, number = self.config, self.config.num_samples
         prompts = [
             Prompt(row.prompt, f"{self.seed}/{self.store.rounds}/{row.id}/{sample}")
@@ -119,20 +134,24 @@ class BeliefSampler(L.Callback):
         sampling = Sampling(config.temperature, config.top_p)
         model, size = module.engine.model, config.batch_size
         answers = generate(model, prompts, self.end.stops, config.max_new_tokens, size, sampling, "sampling beliefs")
-        kept, dropped = [], {}
+        kept: list[Encoded] = []
+        counts: dict[int, _Counts] = {}
         for index, row in enumerate(rows):
             samples = answers[index * number : (index + 1) * number]
             spoken = [tokens for tokens in samples if self.end.text(tokens)]
-            distinct = list(dict.fromkeys(spoken))
+            true_answer = self.end.content(row.answer)
+            others = [tokens for tokens in spoken if self.end.content(tokens) != true_answer]
+            chosen = others if config.drop_targets else spoken
+            distinct = list(dict.fromkeys(chosen))
             kept += [Encoded(row.id, row.prompt, tokens) for tokens in distinct]
-            dropped[row.id] = (number - len(spoken), len(spoken) - len(distinct))
+            counts[row.id] = _Counts(number - len(spoken), len(chosen) - len(distinct), len(spoken) - len(others))
         policy = score_answers(module.engine, kept, size)
         reference = self._reference_logps(module, kept) if Role.belief in module.needs.reference else None
         beliefs: dict[int, list[Belief]] = {row.id: [] for row in rows}
         for index, row in enumerate(kept):
             known = None if reference is None else reference[index]
             beliefs[row.id].append(Belief(row.answer, policy[index].mean_logp, known))
-        return {id: (found, dropped[id]) for id, found in beliefs.items()}
+        return {id: (found, counts[id]) for id, found in beliefs.items()}
 
     def _reference_logps(self, module: UnlearnModule, rows: list[Encoded]) -> list[tuple[float, ...]]:
         with module.start() as engine:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from transformers import PreTrainedModel
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
+from lit_unlearn.models.rounding import Rounding
 from lit_unlearn.parallel import rank
 from lit_unlearn.recording.keys import evaluation_key
 from lit_unlearn.training.module import UnlearnModule
@@ -37,10 +39,15 @@ class Evaluation(L.Callback):
         run_dir: Path,
         every_n_epochs: int,
         ask_retain_model: Callable[[torch.device], Records] | None,
+        settle: Callable[[PreTrainedModel], Rounding | None] | None = None,
     ) -> None:
-        """``ask_retain_model`` is called once, and only if its records are not there yet."""
+        """``ask_retain_model`` is called once, and only if its records are not there yet.
+
+        ``settle`` makes of the trained policy what will be exported, after the last checkpoint.
+        """
         self.evaluator, self.every_n_epochs = evaluator, every_n_epochs
         self.directory, self.ask_retain_model = run_dir / "records", ask_retain_model
+        self.settle, self.rounding = settle, None
         self.numbers: dict[str, dict[str, float]] = {}
         self.original: Records = {}
         self.last: Evaluated | None = None
@@ -67,6 +74,9 @@ class Evaluation(L.Callback):
             self._ask(f"epoch-{epoch:03d}", pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        if self.settle is not None:
+            self.rounding = self.settle(pl_module.engine.model)
         self._ask("unlearned", pl_module)
 
     def finish(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -24,6 +24,9 @@ class BeliefConfig:
     stale_after: float | None = None
     """At a refresh, sample only the prompts with a belief whose mean token log-prob has fallen by more than this many
     nats since it was sampled, and those without beliefs; the others keep theirs. Null: sample all (the paper)."""
+    drop_targets: bool = False
+    """Leave out samples that say the true answer: pushing these down is the forget term's work. The paper keeps them.
+    A prompt whose samples all do has no beliefs and no weight. ``beliefs/target_share`` is logged either way."""
     per_step: Literal["one", "all"] = "one"
     """Train on one stored belief of a prompt each step, drawn uniformly, or on all of them."""
     batch_size: int = 64
@@ -51,6 +54,9 @@ class SqueezeConfig:
 
     num_prompts: int = 8
     """Forget prompts, evenly spaced over the split."""
+    control: bool = True
+    """Watch as many retain prompts in the same way: ``squeeze/retain_index`` and the like. What the index of forget
+    prompts rises above theirs is not the drift of the whole model."""
     protocol: Literal["beam", "token_rank"] = "beam"
     """``beam``: beam search from the original model, ranked by probability, cut at 20 % and 60 % (the paper).
     ``token_rank``: five responses a band, each token drawn from the vocabulary ranks 0-10 %, 10-50 % or 50-90 %

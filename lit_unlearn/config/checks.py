@@ -40,6 +40,8 @@ def check(config: Config) -> None:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
     if config.model.lora is not None and config.optim.trainable is not None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
+    if config.export.form == "adapter" and config.model.lora is None:
+        raise UserError("export.form=adapter needs adapters: set model.lora, e.g. {rank: 16}, or export.form=merged")
     if config.model.gradient_checkpointing == "selective":
         for where, several in (
             ("logging.gradient_shares_every_n_steps", config.logging.gradient_shares_every_n_steps > 0),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lit_unlearn.callbacks.settings import BeliefConfig, SqueezeConfig
 from lit_unlearn.data.settings import DataConfig
 from lit_unlearn.evaluation.settings import EvaluationConfig
-from lit_unlearn.models.settings import ModelConfig
+from lit_unlearn.models.settings import ExportConfig, ModelConfig
 from lit_unlearn.recording.settings import LoggingConfig
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 
@@ -61,6 +61,7 @@ class Config:
     """Null: no squeezing probe."""
     finetune: FinetuneConfig | None = None
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     privacy: Literal["full", "local", "hashed"] | None = None
     """Where questions and answers may be written. ``full``: everywhere, W&B too. ``local``: in the run directory only.
     ``hashed``: nowhere; records hold ids and numbers, checkpoints no beliefs, and a tiny model's vocabulary is made

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 Group = tuple[str, list[tuple[str, str]]]
 """Heading, then (name, value as text) each."""
 _EVALUATION = ("agg", "mem", "utility")
+_SQUEEZE = {"squeeze/index": "index", "squeeze/retain_index": "control"}
 
 
 class Numbers:
@@ -28,11 +29,11 @@ class Numbers:
         self._last = {name: value for name, value in self._last.items() if not name.startswith("train/")}
 
     def groups(self) -> list[Group]:
-        """Losses by term, mean token log-probs (nats) by role, the squeeze index, the last evaluation."""
+        """Losses by term, mean token log-probs (nats) by role, the squeeze indices, the last evaluation."""
         losses, logps = self._of("train/", "_loss"), self._of("train/", "_logp")
         found = [("loss", losses), ("log-prob", logps)]
-        if "squeeze/index" in self._last:
-            found.append(("squeeze", [("index", f"{self._last['squeeze/index']:+.3f}")]))
+        indices = [(label, f"{self._last[key]:+.3f}") for key, label in _SQUEEZE.items() if key in self._last]
+        found.append(("squeeze", indices))
         scores = [(name, _text(self._last[key])) for name in _EVALUATION if (key := f"eval/{name}") in self._last]
         found.append(("evaluation", [*scores, ("at step", str(self._evaluated))] if scores else []))
         return [group for group in found if group[1]]
@@ -47,7 +48,7 @@ class Numbers:
 
 def _watched(name: str) -> bool:
     of_step = name.startswith("train/") and name.endswith(("_loss", "_logp"))
-    return of_step or name == "squeeze/index" or name in {f"eval/{score}" for score in _EVALUATION}
+    return of_step or name in _SQUEEZE or name in {f"eval/{score}" for score in _EVALUATION}
 
 
 def _text(value: float) -> str:

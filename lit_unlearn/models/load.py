@@ -24,6 +24,7 @@ from transformers import (
 from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.blocks import checkpoint_blocks, compile_blocks
+from lit_unlearn.models.dropout import dropout_off
 from lit_unlearn.models.settings import ModelConfig, TinyConfig
 from lit_unlearn.models.smollm2 import smollm2_directory
 from lit_unlearn.models.tiny import END, PAD, train_tokenizer
@@ -186,6 +187,8 @@ def _tiny_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase, attention:
 
 def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
     can_pack(model)  # refuses, before anything is written, what cannot be scored
+    if config.dropout == "off":
+        dropout_off(model)
     checkpoint_blocks(model, config.gradient_checkpointing)
     if config.compile:
         compile_blocks(model)

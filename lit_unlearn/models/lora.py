@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from sys import modules
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -44,13 +47,13 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
 
 
 def has_adapters(model: nn.Module) -> bool:
-    return bool(_adapted(model))
+    return bool(adapted_layers(model))
 
 
 @contextmanager
 def adapters_off(model: nn.Module) -> Iterator[None]:
     """The model as it was before ``add_adapters``; afterwards the adapters are as they were."""
-    layers = _adapted(model)
+    layers = adapted_layers(model)
     trained = {weight: weight.requires_grad for layer in layers.values() for weight in layer.parameters()}
     try:
         for layer in layers.values():
@@ -67,18 +70,57 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 def merged_weights(model: nn.Module) -> dict[str, Tensor]:
     """The state dict of a plain model with the adapters folded in; without adapters, the model's own."""
     weights = model.state_dict()
-    for name, layer in _adapted(model).items():
+    for name, layer in adapted_layers(model).items():
         prefix = f"{name}.base_layer."
         for key in [key for key in weights if key.startswith(f"{name}.")]:
             weight = weights.pop(key)
             if key.startswith(prefix):
                 weights[f"{name}.{key.removeprefix(prefix)}"] = weight
-        delta = sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
-        weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + delta
+        weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + added_weight(layer)
     return weights
 
 
-def _adapted(model: nn.Module) -> dict[str, Any]:
+def plain_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor | None]]:
+    """Each weight but the adapters' own: its name in a plain model, itself, and what adapters add to it."""
+    layers = adapted_layers(model)
+    own = {id(weight) for layer in layers.values() for weight in adapter_weights(layer)}
+    for name, weight in model.named_parameters():
+        if id(weight) in own:
+            continue
+        layer = layers.get(name.removesuffix(".base_layer.weight")) if name.endswith(".base_layer.weight") else None
+        yield name.replace(".base_layer.", "."), weight, None if layer is None else added_weight(layer)
+
+
+def adapter_weights(layer: Any) -> list[nn.Parameter]:
+    return [weight for name, weight in layer.named_parameters() if not name.startswith("base_layer.")]
+
+
+def added_weight(layer: Any) -> Tensor:
+    """``alpha / rank * B A`` in the shape of the layer's weight."""
+    return sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def empty_adapters(model: nn.Module) -> None:
+    """They add nothing any more, as when they were new."""
+    for layer in adapted_layers(model).values():
+        for adapter in layer.active_adapters:
+            layer.lora_B[adapter].weight.zero_()
+
+
+def save_adapters(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    """Into a new directory, in peft's own format: ``PeftModel.from_pretrained`` puts them on the start."""
+    peft = import_module("peft")
+    weights = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    config: Any = copy.copy(model.peft_config["default"])  # type: ignore[index]
+    config.base_model_name_or_path, config.task_type = model.name_or_path or None, "CAUSAL_LM"
+    config.inference_mode = True
+    config.save_pretrained(directory)
+    saved = {f"base_model.model.{name}": weight.detach().to("cpu", dtype) for name, weight in weights.items()}
+    save_file(saved, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def adapted_layers(model: nn.Module) -> dict[str, Any]:
     """The layers with adapters, by name; none where peft was never imported, since nothing else adds them."""
     tuners = modules.get("peft.tuners.tuners_utils")
     if tuners is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Checkpointing = Literal["none", "full", "selective"]
+ExportForm = Literal["merged", "adapter"]
 
 
 @dataclass
@@ -71,6 +72,9 @@ class ModelConfig:
     reference_cache: str | None = None
     """Directory of those scores, to share between runs from the same model; null: ``reference`` in the run's."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    dropout: Literal["keep", "off"] = "keep"
+    """``off``: the model's own dropout, which the frozen start never has, is 0 in training too, finetuning included,
+    and in the saved config. That of adapters is ``lora.dropout``, whatever is chosen here."""
     gradient_checkpointing: Checkpointing = "none"
     """What the backward pass computes again instead of keeping it. ``full``: whole blocks, least memory, about a third
     more time. ``selective``: norms and activations; the outputs of matrix products and attention are kept."""
@@ -95,3 +99,14 @@ class ModelConfig:
             )
         if self.logits_mib < 1:
             raise ValueError(f"model.logits_mib={self.logits_mib} must be at least 1")
+
+
+@dataclass
+class ExportConfig:
+    """How ``model/`` is written at the end of unlearning. Models that ``finetune`` makes are whole and float32."""
+
+    form: ExportForm = "merged"
+    """``merged``: a plain model, adapters folded in. ``adapter``: only those of ``model.lora``, as peft writes them."""
+    dtype: Literal["same", "float32", "bfloat16"] = "same"
+    """``same``: that of the files unlearning started from. Weights are rounded before the last evaluation, whose
+    numbers are then those of the exported model; ``metrics.json`` says what rounding undid (``rounding``)."""

@@ -25,7 +25,9 @@ SQUEEZE_CURVES = {
     "squeeze/low": "unlikely responses",
     "squeeze/argmax": "most likely token",
 }
-"""Mean token log-probs of the squeezing probe, and what a legend calls them."""
+"""Mean token log-probs of the squeezing probe at forget prompts, and what a legend calls them."""
+SQUEEZE_INDICES = {"squeeze/index": "forget prompts", "squeeze/retain_index": "retain prompts (control)"}
+"""Change since the start of the likely responses' mean token log-prob minus that of the target answers'."""
 
 
 class History(Logger):

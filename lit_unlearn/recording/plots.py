@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lit_unlearn.recording.history import SQUEEZE_CURVES, Curves, read_history
+from lit_unlearn.recording.history import SQUEEZE_CURVES, SQUEEZE_INDICES, Curves, read_history
 from lit_unlearn.recording.keys import evaluation_key
 from lit_unlearn.recording.outputs import replacing
 
@@ -32,11 +32,15 @@ EVALUATIONS = {
 }
 SQUEEZE_LOOK = zip((VERMILION, BLUE, GREEN, ORANGE, BLACK), "os^vD", strict=True)
 SQUEEZE = {m: (label, *look) for (m, label), look in zip(SQUEEZE_CURVES.items(), SQUEEZE_LOOK, strict=True)}
+INDEX_LOOK = zip((PURPLE, BLUE), "os", strict=True)
+INDICES = {m: (label, *look) for (m, label), look in zip(SQUEEZE_INDICES.items(), INDEX_LOOK, strict=True)}
+INDEX, INDEX_UNIT = "Likely responses against target", "change of likely - target (nats)"
 SQUEEZE_PANELS = {
-    "squeeze/index": ("Squeeze index", "change of likely - target (nats)"),
-    "squeeze/belief_mass": ("Belief mass", "probability"),
-    "squeeze/entropy": ("Entropy at forget positions", "nats per token"),
+    INDEX: (INDICES, INDEX_UNIT),
+    "Belief mass": ({"squeeze/belief_mass": ("belief mass", PURPLE, "o")}, "probability"),
+    "Entropy at forget positions": ({"squeeze/entropy": ("entropy", PURPLE, "o")}, "nats per token"),
 }
+"""Title to curves and unit."""
 POINTS = {"original": (BLACK, "s"), "unlearned": (VERMILION, "*"), "retain_model": (BLUE, "D")}
 MAX_MARKERS = 40
 """A curve with more points than this is drawn as its raw trace, faint, under its running mean."""
@@ -87,7 +91,7 @@ def forget_retain(history: Curves, path: Path) -> bool:
 def squeeze(history: Curves, path: Path) -> bool:
     """Where the probability taken from the target goes; False: nothing to draw."""
     curves = _present(history, SQUEEZE)
-    panels = [metric for metric in SQUEEZE_PANELS if _finite(history, metric)[0].size]
+    panels = [title for title, (of_panel, _) in SQUEEZE_PANELS.items() if _present(history, of_panel)]
     if not curves and not panels:
         return False
     figure = _figure(9.0, 4.4 * bool(curves) + 2.9 * bool(panels))
@@ -95,14 +99,16 @@ def squeeze(history: Curves, path: Path) -> bool:
     axes_of = figure.subplot_mosaic(mosaic, height_ratios=[4.4, 2.9][: len(mosaic)])
     if curves:
         _curves(axes_of["curves"], history, curves)
-        _label(axes_of["curves"], "Squeezing: where the probability goes", STEP, "mean token log-prob (nats)")
+        title = "Forget prompts: true answers and the original model's own"
+        _label(axes_of["curves"], title, STEP, "mean token log-prob (nats)")
         _legend(axes_of["curves"], columns=5)
-    for metric in panels:
-        title, unit = SQUEEZE_PANELS[metric]
-        _curves(axes_of[metric], history, {metric: (title, PURPLE, "o")})
-        _label(axes_of[metric], title, STEP, unit)
-        if metric == "squeeze/index":
-            axes_of[metric].axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    for title in panels:
+        of_panel, unit = SQUEEZE_PANELS[title]
+        _curves(axes_of[title], history, _present(history, of_panel))
+        _label(axes_of[title], title, STEP, unit)
+    if INDEX in panels:
+        axes_of[INDEX].axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        axes_of[INDEX].legend(frameon=False, fontsize=7.5)
     _save(figure, path)
     return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -25,8 +26,10 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.models.files import stored_dtype
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.lora import add_adapters
+from lit_unlearn.models.rounding import round_weights
 from lit_unlearn.run.plan import UNLEARNING
 from lit_unlearn.run.prepare import Study, build_encoder
 from lit_unlearn.training.module import UnlearnModule
@@ -69,18 +72,28 @@ def assemble(
     module = kind(engine, study.terms, config.optim, reference)
 
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
-    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model)
+    dtype, settle = export_dtype(config, policy), None
+    if dtype != torch.float32:  # else what is trained is what is exported
+        settle = partial(round_weights, dtype=dtype, form=config.export.form)
+    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model, settle)
     callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
     if study.plan.stored:
         directory = Path(config.model.reference_cache or run_dir / "reference")
         callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
     if config.squeeze is not None:
-        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed))
+        callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed, study.control))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, beliefs, end, config.seed, config.keeps_text))
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation
+
+
+def export_dtype(config: Config, policy: PreTrainedModel) -> torch.dtype:
+    """In which the policy will be exported."""
+    if config.export.dtype == "same":
+        return stored_dtype(policy, config.model.trust_remote_code)
+    return torch.bfloat16 if config.export.dtype == "bfloat16" else torch.float32
 
 
 def retain_model_asker(

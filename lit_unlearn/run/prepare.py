@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -10,8 +10,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.benchmarks import BENCHMARKS
 from lit_unlearn.benchmarks.base import Benchmark
+from lit_unlearn.benchmarks.tofu_rows import spread
 from lit_unlearn.callbacks.schedules import SCHEDULES
 from lit_unlearn.callbacks.schedules.schedule import Schedule
+from lit_unlearn.callbacks.settings import SqueezeConfig
 from lit_unlearn.config.build import build
 from lit_unlearn.config.schema import Config
 from lit_unlearn.config.terms import build_terms
@@ -49,6 +51,8 @@ class Study:
     """Of the alternate rows with the forget rows, where a term reads them."""
     finetuning: Mapping[str, list[Encoded]] = field(default_factory=dict)
     """Rows by the kind of model that is made of them; empty where none is made."""
+    control: Sequence[Encoded] = ()
+    """Retain rows that the squeezing probe watches beside its forget rows."""
 
 
 def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Study:
@@ -76,7 +80,20 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
     evaluator = build_evaluator(config, benchmark, encoder)
-    return Study(config, terms, plan, rows, evaluator, schedules, pairing, finetuning)
+    control = () if config.squeeze is None else _control(config.squeeze, rows, benchmark, encoder)
+    return Study(config, terms, plan, rows, evaluator, schedules, pairing, finetuning, control)
+
+
+def _control(
+    squeeze: SqueezeConfig, rows: Mapping[Role, Sequence[Encoded]], benchmark: Benchmark, encoder: Encoder
+) -> Sequence[Encoded]:
+    if not squeeze.control:
+        return ()
+    examples = benchmark.train_split(Role.retain)
+    chosen = spread(len(examples), squeeze.num_prompts)
+    if Role.retain in rows:
+        return [rows[Role.retain][index] for index in chosen]
+    return encoder.encode([examples[index] for index in chosen], "retain split")
 
 
 def finetuning_terms() -> Terms:

@@ -16,9 +16,9 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.checkpoints import last_checkpoint
-from lit_unlearn.recording.outputs import save_model
+from lit_unlearn.recording.outputs import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
-from lit_unlearn.run.assemble import assemble
+from lit_unlearn.run.assemble import assemble, export_dtype
 from lit_unlearn.run.early.start import Start, start
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
@@ -98,8 +98,9 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run, str | None]:
     if not trainer.is_global_zero:
         return run, None
     with phase(SAVING):
-        save_model(policy, begun.tokenizer, run_dir / "model")
+        export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
+        save_model(policy, begun.tokenizer, run_dir / "model", export)
         page.show(loggers)
-        results = write_results(run_dir, evaluation.numbers, loggers)
+        results = write_results(run_dir, evaluation.numbers, loggers, evaluation.rounding)
         close_wandb(loggers)
     return run, results

@@ -1,17 +1,22 @@
-"""Whole runs with each lean optimizer and with adapters: they go on after an interruption and save a plain model."""
+"""Whole runs with each lean optimizer, with adapters, from bf16 files: they go on after an interruption and save a
+plain model, which is the one that was evaluated.
+"""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from lit_unlearn import finetune
+from lit_unlearn import evaluate, finetune
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.recording.checkpoints import checkpoints
 from lit_unlearn.recording.history import read_history
+from lit_unlearn.recording.outputs import Export, save_model
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule
 
@@ -105,3 +110,28 @@ def test_what_is_missing_is_told_before_anything_is_written(unlearn, tmp_path: P
     with pytest.raises(UserError, match=r"optim\.name=adamw_paged pages between a GPU and its host"):
         unlearn("run", "optim.name=adamw_paged")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [[], [LORA]], ids=["whole", "lora"])
+def test_from_bf16_files_what_is_exported_is_what_was_evaluated(unlearn, start: Path, tmp_path: Path, options):
+    """Also where the run died after its last step: the checkpoint holds what was trained, not what was rounded."""
+    model, tokenizer = load_pretrained(str(start), ModelConfig())
+    save_model(model, tokenizer, tmp_path / "bf16", Export(torch.bfloat16))
+    options = [*options, f"model.path={tmp_path / 'bf16'}", "squeeze=null"]
+    run_dir = unlearn("run", *options)
+    numbers = json.loads((run_dir / "metrics.json").read_text())
+    assert numbers["rounding"].keys() == {"dtype", "undone_share", "lost_norm", "compared_share"}
+    assert numbers["rounding"]["compared_share"] == 1
+    assert 0 < numbers["rounding"]["lost_norm"] < 1
+    exported = load_file(run_dir / "model" / "model.safetensors")
+    assert {weight.dtype for weight in exported.values()} == {torch.bfloat16}
+    (run_dir / "metrics.json").unlink()
+    shutil.rmtree(run_dir / "model")
+    unlearn("run", *options, "resume=true")
+    assert json.loads((run_dir / "metrics.json").read_text()) == numbers
+    fixed = [CONF, "finetune=null", "logging.mode=disabled", f"output_dir={tmp_path / 'again'}"]
+    evaluate.main([*fixed, f"model.path={run_dir / 'model'}"])
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())["evaluated"]
+    assert {name: again[name] for name in again if name != "forget_quality"} == {
+        name: numbers["unlearned"][name] for name in again if name != "forget_quality"
+    }

@@ -39,8 +39,8 @@ def refreshing(self, module, indices):
     told["beliefs"] += [list(belief.tokens) for beliefs in self.store.beliefs.values() for belief in beliefs]
     told["rows"] = [list(ids) for row in self.data.rows["forget"] for ids in (row.prompt, row.answer)]
 
-def drawing(self, engine):
-    bands = draw(self, engine)
+def drawing(self, engine, watched):
+    bands = draw(self, engine, watched)
     told["responses"] += [list(row.answer) for rows in bands.values() for row in rows]
     return bands
 

@@ -112,7 +112,7 @@ def test_history_has_losses_beliefs_evaluations_and_the_squeeze(finished: Path):
         "train/loss", "train/forget_loss", "train/forget_logp", "train/retain_logp", "train/tokens_per_second",
         "train/memory_gib", "train/learning_rate", "train/grad_norm", "eval/mem", "eval_forget/quality",
         "eval_utility/retain_probability", "gradient/forget_norm", "gradient/retain_cosine", "squeeze/target",
-        "squeeze/high", "squeeze/index",
+        "squeeze/high", "squeeze/index", "squeeze/retain_high", "squeeze/retain_index",
     )  # fmt: skip
     for name in expected:
         assert name in history, name

@@ -10,7 +10,7 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_unlearn.recording.history import SQUEEZE_CURVES, Curves
+from lit_unlearn.recording.history import SQUEEZE_CURVES, SQUEEZE_INDICES, Curves
 from lit_unlearn.recording.wandb.run import STEP
 
 
@@ -32,21 +32,26 @@ def log_answers(logger: WandbLogger, columns: Sequence[str], rows: Sequence[Sequ
 
 
 @rank_zero_only
-def log_squeeze_plot(logger: WandbLogger, history: Curves) -> None:
-    """Log the squeezing curves as one line plot, key ``squeeze/curves``; nothing where none was measured."""
-    points = {
-        label: [(step, value) for step, value in history.get(metric, ()) if math.isfinite(value)]
-        for metric, label in SQUEEZE_CURVES.items()
+def log_squeeze_plots(logger: WandbLogger, history: Curves) -> None:
+    """Log the squeezing probe as two line plots, ``squeeze/curves`` and ``squeeze/indices``; none without numbers."""
+    plots = {
+        "squeeze/curves": (SQUEEZE_CURVES, "Forget prompts: mean token log-prob (nats)"),
+        "squeeze/indices": (SQUEEZE_INDICES, "Likely responses against target: change since the start (nats)"),
     }
-    points = {label: curve for label, curve in points.items() if curve}
-    if not points:
-        return
-    plot = wandb.plot.line_series(
-        xs=[[step for step, _ in curve] for curve in points.values()],
-        ys=[[value for _, value in curve] for curve in points.values()],
-        keys=list(points),
-        title="Squeezing: mean token log-prob (nats)",
-        xname="optimizer step",
-    )
-    last_step = max(step for curve in points.values() for step, _ in curve)
-    logger.experiment.log({"squeeze/curves": plot, STEP: last_step})
+    for key, (labels, title) in plots.items():
+        points = {
+            label: [(step, value) for step, value in history.get(metric, ()) if math.isfinite(value)]
+            for metric, label in labels.items()
+        }
+        points = {label: curve for label, curve in points.items() if curve}
+        if not points:
+            continue
+        plot = wandb.plot.line_series(
+            xs=[[step for step, _ in curve] for curve in points.values()],
+            ys=[[value for _, value in curve] for curve in points.values()],
+            keys=list(points),
+            title=title,
+            xname="optimizer step",
+        )
+        last_step = max(step for curve in points.values() for step, _ in curve)
+        logger.experiment.log({key: plot, STEP: last_step})

@@ -26,6 +26,7 @@ def check_limits(study: Study, model: PreTrainedModel) -> None:
     config = study.config
     splits = {f"{role.value} split": rows for role, rows in study.rows.items()}
     splits |= {f"{kind} model's split": rows for kind, rows in study.finetuning.items()}
+    splits |= {"retain split": list(study.control)} if Role.retain not in study.rows else {}
     check_lengths(splits, study.evaluator, model)
     answers: dict[str, int] = {}
     if Role.belief in union_of_needs(study.terms).policy:
@@ -33,7 +34,8 @@ def check_limits(study: Study, model: PreTrainedModel) -> None:
     if config.squeeze is not None:
         answers["squeeze"] = config.squeeze.max_new_tokens
     for name, length in answers.items():
-        check_answers(study.rows[Role.forget], length, f"{name}.max_new_tokens", model)
+        asked = [*study.rows[Role.forget], *(study.control if name == "squeeze" else ())]
+        check_answers(asked, length, f"{name}.max_new_tokens", model)
     if study.plan.stored and config.model.reference_cache is not None:
         check_directory(Path(config.model.reference_cache), "model.reference_cache")
 

@@ -139,6 +139,7 @@ def _small(study: Study) -> Study:
         plan=ReferencePlan(),
         schedules=build_schedules(config, study.terms),
         evaluator=_few(study.evaluator),
+        control=study.control[:1],
     )
 
 

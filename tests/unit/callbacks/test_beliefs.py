@@ -129,6 +129,31 @@ def test_empties_and_duplicates_are_dropped_and_counted(make_run, tokenizer, mon
     assert kept == {"kept": 2 * NUM_ROWS, "empty": 3 * NUM_ROWS, "duplicates": NUM_ROWS, "mean_tokens": 2.5}
 
 
+@pytest.mark.parametrize("drop", [False, True])
+def test_samples_that_say_the_true_answer_are_counted_and_dropped_if_asked(make_run, monkeypatch, drop):
+    """Whichever token ends them; a prompt that only has such samples goes without weight."""
+    run, logged = make_run(num_samples=3, drop_targets=drop, per_step="all"), {}
+    rows = run.data.rows[Role.forget]
+    kinds = {row.prompt: [row.answer, (*row.answer[:-1], 2), (9, 1) if row.id > 101 else row.answer] for row in rows}
+    mute = next(row for row in rows if len(row.answer) == 1)  # its true answer says nothing: such samples are empty
+    monkeypatch.setattr(
+        belief_sampler, "generate", lambda model, prompts, *rest: [s for p in prompts[::3] for s in kinds[p.ids]]
+    )
+    monkeypatch.setattr(UnlearnModule, "loggers", property(lambda self: [self]))
+    monkeypatch.setattr(UnlearnModule, "log_metrics", lambda self, stats, step: logged.update(stats), raising=False)
+    steps = run.fit(max_epochs=1)
+    assert mute.id == 101
+    assert logged["beliefs/target_share"] == pytest.approx((3 + 4 * 2) / 18)
+    assert logged["beliefs/empty"] == 3
+    of_first, of_last = run.store.beliefs[100], run.store.beliefs[105]
+    assert len(of_first) == (0 if drop else 2)
+    assert [belief.tokens for belief in of_last] == ([(9, 1)] if drop else kinds[rows[5].prompt])
+    assert logged["beliefs/duplicates"] == (0 if drop else 1)
+    weights = {row.id: row.weight for row in run.store.draw(rows, 0)}
+    assert (weights[100], weights[105]) == ((0, 1) if drop else (1 / 2, 1 / 3))
+    assert all(torch.isfinite(torch.tensor(step["train/belief_loss"])) for step in steps)
+
+
 def test_one_is_drawn_uniformly_whatever_the_ranks(make_encoded):
     rows = make_encoded(LENGTHS)
     store = BeliefStore("one", 0, {row.id: [Belief((7 + i, 1), 0.0) for i in range(3)] for row in rows})

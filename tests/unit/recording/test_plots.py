@@ -16,7 +16,7 @@ METRICS = [
     *("train/forget_logp", "train/retain_logp"),
     *("eval_forget/probability", "eval/model_utility", "eval_forget/extraction_strength"),
     *("squeeze/target", "squeeze/high", "squeeze/mid", "squeeze/low", "squeeze/argmax"),
-    *("squeeze/index", "squeeze/belief_mass", "squeeze/entropy"),
+    *("squeeze/index", "squeeze/retain_index", "squeeze/belief_mass", "squeeze/entropy"),
 ]
 FULL = {name: [(step, -0.01 * step * i) for step in STEPS] for i, name in enumerate(METRICS)}
 ONE = {name: points[-1:] for name, points in FULL.items()}
@@ -47,6 +47,12 @@ def test_any_metric_alone_is_drawn(tmp_path, name):
     draw = squeeze if name.startswith("squeeze/") else forget_retain
     assert draw({name: FULL[name]}, tmp_path / "a.png")
     assert colours(tmp_path / "a.png") > 20
+
+
+def test_the_control_is_a_curve_of_its_own(tmp_path):
+    squeeze(FULL, tmp_path / "with.png")
+    squeeze({name: points for name, points in FULL.items() if "retain" not in name}, tmp_path / "without.png")
+    assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
 
 
 def test_a_long_history_is_drawn(tmp_path):

@@ -12,7 +12,7 @@ import wandb
 from matplotlib import image
 
 from lit_unlearn.recording.settings import LoggingConfig
-from lit_unlearn.recording.wandb.page import log_answers, log_pictures, log_squeeze_plot
+from lit_unlearn.recording.wandb.page import log_answers, log_pictures, log_squeeze_plots
 from lit_unlearn.recording.wandb.run import Direction, Identity, close_wandb, wandb_logger
 from tests.wandb_reader import read_runs
 
@@ -21,6 +21,8 @@ SQUEEZE = {
     "squeeze/target": [(0, -0.5), (10, -math.inf), (20, -6.0)],
     "squeeze/high": [(0, -1.0), (20, -0.25)],
     "squeeze/entropy": [(0, 1.0)],
+    "squeeze/index": [(0, 0.0), (20, 0.75)],
+    "squeeze/retain_index": [(0, 0.0), (20, 0.125)],
 }
 BEST: dict[str, Direction] = {"eval/agg": "max", "eval_forget/probability": "min"}
 
@@ -109,9 +111,9 @@ def test_pictures_and_answers_are_files_of_the_run(tmp_path):
     assert run.files >= {pictures["plots/squeeze/path"], answers["answers/forget/path"]}
 
 
-def test_the_squeeze_plot(tmp_path):
+def test_the_squeeze_plots(tmp_path):
     logger = opened(tmp_path)
-    log_squeeze_plot(logger, SQUEEZE)
+    log_squeeze_plots(logger, SQUEEZE)
     close_wandb([logger])
     (run,) = read_runs(tmp_path)
     (plot,) = [row for row in run.history if "squeeze/curves_table/path" in row]
@@ -126,6 +128,13 @@ def test_the_squeeze_plot(tmp_path):
             [20, "likely responses", -0.25],
         ],
     }
+    (index_table,) = files.glob("media/table/squeeze/indices_table_*.json")
+    assert json.loads(index_table.read_text())["data"] == [
+        [0, "forget prompts", 0.0],
+        [20, "forget prompts", 0.75],
+        [0, "retain prompts (control)", 0.0],
+        [20, "retain prompts (control)", 0.125],
+    ]
     assert run.config["_wandb/visualize/squeeze/curves"]["panel_config"]["panelDefId"] == "wandb/lineseries/v0"
 
 

@@ -28,6 +28,7 @@ WRONG = {
     "terms.retain.objective.name=hidden_match": "terms.retain: layer 7 is asked for",
     "terms.forget.objective={name: jensun, target_tokens: [5000]}": "terms.forget: target_tokens=[5000]",
     "model.lora={targets: [foo]}": "model.lora.targets: foo is no linear layer",
+    "export.form=adapter": "export.form=adapter needs adapters: set model.lora",
     "optim.trainable=foo": "optim.trainable='foo' matches no parameter",
     "model.attention=flash_attention_2": "model.attention=flash_attention_2: ",
     "model.reference_cache=file.txt/cache": "model.reference_cache=file.txt/cache cannot be written to",
