@@ -20,6 +20,7 @@ FLOORS = [
     {"engine"},
     {"models", "generation"},
     {"recording", "evaluation", "reference"},
+    {"strategies"},
     {"training"},
     {"callbacks"},
     {"config"},

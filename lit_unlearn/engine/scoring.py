@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,8 @@ from lit_unlearn.parallel import all_reduce_sum, world_size
 from lit_unlearn.types import IGNORE_INDEX, Ask, Batch, Role, Scores, ScoresByRole, Terms, union_of_needs
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The loss of one batch over the rows of all ranks."""
+class Step(NamedTuple):
+    """The loss of one batch over the rows of all ranks; a tuple, whose tensors ZeRO-3 finds to put its hooks on."""
 
     loss: Tensor
     """Differentiable; gradients averaged over ranks (DDP, ZeRO, FSDP) are those of one process with all rows. Its
@@ -41,7 +40,7 @@ class Step:
     """Mean of each term, unweighted."""
     stats: dict[str, float]
     """``<term>_<name>`` -> mean, with the weights of the term's loss."""
-    each: Mapping[str, Tensor] = field(default_factory=dict)
+    each: dict[str, Tensor]
     """The weighted terms one by one, differentiable like ``loss``, which is formed as if nobody had asked."""
 
 

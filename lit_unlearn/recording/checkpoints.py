@@ -36,8 +36,8 @@ class DurableFiles(CheckpointIO):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
-                _write(checkpoint, temporary)
-            _sync(path.parent)
+                write_durably(checkpoint, temporary)
+            sync(path.parent)
         except OSError as error:
             kept = ", ".join(found.name for found in checkpoints(path.parent)) or "none"
             raise UserError(
@@ -83,7 +83,8 @@ def keep_newest(directory: Path, written: Path, number: int) -> None:
         path.unlink()
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
+def write_durably(checkpoint: Any, path: Path) -> None:
+    """``torch.save``, back once it is on the disk."""
     with path.open("wb") as file:
         try:
             torch.save(checkpoint, file)
@@ -94,7 +95,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """A rename is durable once its directory is."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -75,7 +75,7 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     directory = path.parent / f"{kind}_run"
     callbacks = [Progress(finetuning_title(kind)), Throughput()]
     loggers = build_loggers(config, directory, f"finetune_{kind}")
-    trainer = build_trainer(trainer_config, directory, callbacks, loggers, module.learns_partly)
+    trainer = build_trainer(trainer_config, config.strategy, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
     if trainer.is_global_zero:
         save_model(model, tokenizer, path)

@@ -73,7 +73,7 @@ def _carry_out(
     module, data, callbacks, evaluation = assemble(study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
     page = Page(evaluation, run_dir, config.uploads_text)
-    trainer = build_trainer(config.trainer, run_dir, [*callbacks, page], loggers, module.learns_partly)
+    trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
 

@@ -26,9 +26,10 @@ from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history
 from lit_unlearn.reference.plan import plan_reference
+from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
-from lit_unlearn.training.trainer import strategy_of
+from lit_unlearn.training.trainer import build_trainer
 from lit_unlearn.types import Role, Term, union_of_needs
 
 BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 40
@@ -83,7 +84,7 @@ def split(role: Role) -> list[Encoded]:
     return [Encoded(100 + i, ids(2 + i % 4), (*ids(length - 1), 1)) for i, length in enumerate(LENGTHS[role])]
 
 
-def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
+def fit(case: str, world: int, strategy: str, directory: Path) -> list[dict[str, float]]:
     terms, config = CASES[case]
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -112,18 +113,12 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
     shares = History(directory / "shares")
     if "share" in case:
         callbacks.append(GradientShares(1))
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=world,
-        strategy=strategy_of(TrainerConfig(accelerator="cpu", devices=world), module.learns_partly),
-        max_epochs=NUM_EPOCHS,
-        callbacks=callbacks,
-        logger=shares if "share" in case else False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
+    config = TrainerConfig(
+        NUM_EPOCHS, accelerator="cpu", devices=world, gradient_clip=None, checkpoint_every_n_epochs=0
     )
+    chosen = StrategyConfig(strategy, persistent_below=0)  # type: ignore[arg-type]
+    loggers = [shares] if "share" in case else []
+    trainer = build_trainer(config, chosen, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
     assert trainer.world_size == world
     if "share" in case and trainer.is_global_zero:
@@ -136,7 +131,7 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    out, world = Path(sys.argv[1]), int(sys.argv[2])
-    found = {case: fit(case, world, out.parent / f"reference_{world}") for case in CASES}
+    out, world, strategy = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    found = {case: fit(case, world, strategy, out.parent / f"reference_{world}") for case in sys.argv[4:] or CASES}
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))

@@ -118,7 +118,7 @@ class RetainSelection(Schedule):
         """Mean over the answer's tokens of each row; every rank scores its share and knows all."""
         assert isinstance(pl_module, UnlearnModule)
         mine = rows[rank() :: world_size()]
-        with pl_module.trainer.precision_plugin.forward_context():
+        with pl_module.reading():
             scored = score_answers(pl_module.engine, mine, self.batch_size, f"cross-entropy of {self.role.value}")
         return gather_by_key({row.id: -answer.mean_logp for row, answer in zip(mine, scored, strict=True)})
 
