@@ -20,7 +20,7 @@ class Sharded(ABC):
 
     @abstractmethod
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Inside a step: what lies outside the blocks of a frozen ``model`` is whole for the body."""
+        """Inside a step: what lies outside the blocks of ``model`` is whole for the body."""
 
 
 def whole(strategy: Strategy, models: Sequence[nn.Module]) -> AbstractContextManager[None]:
@@ -29,7 +29,7 @@ def whole(strategy: Strategy, models: Sequence[nn.Module]) -> AbstractContextMan
 
 
 def open_root(strategy: Strategy, model: nn.Module | None) -> AbstractContextManager[None]:
-    """As of ``Sharded``; a step's root is open in its own forward, a second model's is not."""
+    """As of ``Sharded``, for a model that is scored outside its own forward; the blocks gather themselves."""
     return strategy.open_root(model) if isinstance(strategy, Sharded) and model is not None else nullcontext()
 
 

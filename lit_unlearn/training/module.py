@@ -84,7 +84,7 @@ class UnlearnModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""
-        with open_root(self.trainer.strategy, self.reference):
+        with open_root(self.trainer.strategy, self.reference or (self.engine if self.needs.reference else None)):
             with self.start() as start:
                 reference = reference_states(batch, self.needs.reference, start, self.store)
             step = self.engine(batch, self.terms, reference, self.weights, self.apart, self.wants_each)

@@ -22,6 +22,8 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.models.lora import add_adapters
+from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history
@@ -42,6 +44,7 @@ def term(weight: float, name: str, **fields) -> Term:
 
 
 BELIEF, NLL = {"role": Role.belief}, term(1.0, "nll")
+RESIDENT, ADAPTERS = ", a resident reference", ", adapters"
 CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
     "npo": ({"forget": term(1.0, "npo"), "retain": NLL}, BeliefConfig()),
     "kl": ({"forget": term(0.5, "grad_ascent"), "retain": term(1.0, "kl")}, BeliefConfig()),
@@ -62,6 +65,8 @@ CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
         {"forget": term(1.0, "npo"), "retain": NLL},
         BeliefConfig(),
     ),
+    "kl" + RESIDENT: ({"forget": term(1.0, "npo"), "retain": term(1.0, "kl")}, BeliefConfig()),
+    "npo" + ADAPTERS: ({"forget": term(1.0, "npo"), "retain": term(1.0, "kl")}, BeliefConfig()),
     "bss on npo, all beliefs, windows of two steps": (
         {"forget": term(0.5, "npo"), "belief": term(0.5, "npo", **BELIEF)},
         BeliefConfig(2, 1.0, 1.0, 6, every_n_epochs=None, every_n_steps=2, per_step="all", batch_size=8),
@@ -97,11 +102,13 @@ def fit(case: str, world: int, strategy: str, directory: Path) -> list[dict[str,
     )
     model = LlamaForCausalLM(shape)
     needs = union_of_needs(terms)
-    plan = plan_reference(needs, "auto")
+    plan = plan_reference(needs, "resident" if RESIDENT in case else "auto", ADAPTERS in case)
     roles = [role for role in (Role.forget, Role.retain) if role in needs.policy]
     store = BeliefStore(config.per_step) if Role.belief in needs.policy else None
     data = UnlearnData({role: split(role) for role in roles}, BATCH_SIZE, 0, store)
     reference = ScoringEngine(copy.deepcopy(model)) if plan.resident else None
+    if ADAPTERS in case:
+        add_adapters(model, LoraConfig(rank=4, alpha=16.0))
     optim = OptimConfig(lr=3e-3, warmup_epochs=0, eps=1e-4)
     engine = ScoringEngine(model)
     module, record = UnlearnModule(engine, terms, optim, reference), Record()
