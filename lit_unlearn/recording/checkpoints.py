@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,16 @@ def keep_newest(directory: Path, written: Path, number: int) -> None:
     """Remove what is older than ``written`` but for ``number - 1`` of them; what claims to be newer was torn."""
     found = checkpoints(directory)
     for path in found[found.index(written) + number :]:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """A checkpoint of one file, or of one a rank in a directory; what is being removed is none any more."""
+    if path.is_dir():
+        gone = path.with_name(f".{path.name}.tmp")
+        path.rename(gone)
+        shutil.rmtree(gone)
+    else:
         path.unlink()
 
 
@@ -105,10 +116,13 @@ def sync(directory: Path) -> None:
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with a file by its own checksums, which torch writes and does not read; None: it is whole."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            torn = file.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        return str(error) or type(error).__name__
-    return None if torn is None else f"the checksum of {torn} is another"
+    """What is wrong with its files by their own checksums, which torch writes and does not read; None: it is whole."""
+    for part in sorted(path.rglob("*.pt")) if path.is_dir() else [path]:
+        try:
+            with zipfile.ZipFile(part) as file:
+                torn = file.testzip()
+        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            return str(error) or type(error).__name__
+        if torn is not None:
+            return f"the checksum of {torn} is another"
+    return None

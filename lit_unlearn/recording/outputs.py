@@ -56,8 +56,11 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Iterator[Path]:
                     "or resume=true to go on, or overwrite=true to replace it"
                 )
             _clear(run_dir)
-        for litter in run_dir.rglob(".*.tmp"):  # of a run that was killed: ``replacing`` makes such names
-            litter.unlink()
+        for litter in list(run_dir.rglob(".*.tmp")):  # of a run that was killed: ``replacing`` makes such names
+            if litter.is_dir():
+                shutil.rmtree(litter)
+            else:
+                litter.unlink(missing_ok=True)
         yield run_dir
 
 

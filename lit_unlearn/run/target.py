@@ -23,6 +23,7 @@ from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
 from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of, tell_finished, write_start
+from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_trainer, prepare_device
@@ -77,6 +78,7 @@ def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, ki
     loggers = build_loggers(config, directory, f"finetune_{kind}")
     trainer = build_trainer(trainer_config, config.strategy, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
+    consolidate(trainer.strategy, model)
     if trainer.is_global_zero:
         save_model(model, tokenizer, path)
     close_wandb(loggers)

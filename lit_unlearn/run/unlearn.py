@@ -31,6 +31,7 @@ from lit_unlearn.run.resume import (
     write_start,
 )
 from lit_unlearn.run.target import finetune_models
+from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.trainer import build_trainer, prepare_device
 
 
@@ -76,6 +77,7 @@ def _carry_out(
     trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
+    consolidate(trainer.strategy, policy)
 
     if not trainer.is_global_zero:
         return None

@@ -8,9 +8,10 @@ from datetime import timedelta
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from lit_unlearn.strategies.whole import Sharded
 
@@ -42,6 +43,9 @@ class Fsdp2Strategy(Sharded, ModelParallelStrategy):
             yield
         finally:
             model.reshard()
+
+    def exact(self, weight: nn.Parameter) -> Tensor:
+        return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def shard(root: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, low: bool) -> None:

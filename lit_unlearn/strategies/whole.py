@@ -22,6 +22,10 @@ class Sharded(ABC):
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside a step: what lies outside the blocks of ``model`` is whole for the body."""
 
+    @abstractmethod
+    def exact(self, weight: nn.Parameter) -> Tensor:
+        """All of one weight as the optimizer knows it, in float32 where it keeps that; every rank must call it."""
+
 
 def whole(strategy: Strategy, models: Sequence[nn.Module]) -> AbstractContextManager[None]:
     """The models with all their weights on every rank; every rank must enter it. Nothing happens where they are."""
@@ -31,6 +35,23 @@ def whole(strategy: Strategy, models: Sequence[nn.Module]) -> AbstractContextMan
 def open_root(strategy: Strategy, model: nn.Module | None) -> AbstractContextManager[None]:
     """As of ``Sharded``, for a model that is scored outside its own forward; the blocks gather themselves."""
     return strategy.open_root(model) if isinstance(strategy, Sharded) and model is not None else nullcontext()
+
+
+def consolidate(strategy: Strategy, model: nn.Module) -> None:
+    """After the last step: the first rank's model holds every weight as it was trained, on the CPU, and can be saved.
+
+    The other ranks' is spent. One weight at a time is whole on a device.
+    """
+    if not isinstance(strategy, Sharded):
+        return
+    found: dict[int, nn.Parameter] = {}  # of a tied weight, the same again
+    for module in model.modules():
+        for name, weight in [item for item in module._parameters.items() if item[1] is not None]:
+            if id(weight) not in found:
+                exact = strategy.exact(weight).detach()
+                exact = exact.to("cpu", copy=True) if strategy.is_global_zero else exact.new_empty(0)
+                found[id(weight)] = nn.Parameter(exact, weight.requires_grad)
+            module._parameters[name] = found[id(weight)]
 
 
 def own_part(weight: Tensor) -> Tensor:

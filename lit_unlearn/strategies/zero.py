@@ -15,11 +15,11 @@ from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
-from torch import nn
+from torch import Tensor, nn
 
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
-from lit_unlearn.recording.checkpoints import sync, write_durably
+from lit_unlearn.recording.checkpoints import remove, sync, write_durably
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.whole import Sharded
 
@@ -114,10 +114,12 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     ) -> None:
         """A directory with a file a rank, whole or absent."""
         path = Path(self.broadcast(filepath))
-        unfinished = path.with_name(f".{path.name}.tmp")
+        unfinished = path.with_name(f".{path.name}.new.tmp")
         super().save_checkpoint(checkpoint, unfinished, storage_options)
         self.barrier()
         if self.is_global_zero:
+            if path.exists():
+                remove(path)
             sync(unfinished)
             unfinished.rename(path)
             sync(path.parent)
@@ -126,6 +128,17 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
         """``init_deepspeed`` has tied it to the step."""
         return nullcontext()
+
+    def exact(self, weight: nn.Parameter) -> Tensor:
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if weight.requires_grad:
+            found = safe_get_full_fp32_param(weight)
+            if found is not None:
+                return found.view(getattr(weight, "ds_shape", weight.shape))
+        with GatheredParameters([weight], enabled=self.zero_stage_3):
+            return weight.detach().clone()
 
     @property
     def grad_norm(self) -> float:
