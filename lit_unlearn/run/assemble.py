@@ -58,7 +58,7 @@ def assemble(
     if not engine.packs:
         kind = type(policy).__name__
         log.warning("%s with model.attention=%s cannot run packed rows: they are padded", kind, config.model.attention)
-    module = UnlearnModule(engine, study.terms, config.optim, reference)
+    module = UnlearnModule(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
 
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model)

@@ -62,8 +62,8 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
     smallest = min(map(len, rows.values()))
-    if smallest < config.trainer.devices:
-        raise UserError(f"a split has {smallest} rows, too few for trainer.devices={config.trainer.devices}")
+    if smallest < config.trainer.world:
+        raise UserError(f"a split has {smallest} rows, too few for {config.trainer.world} processes")
     pairing = None
     if Role.alternate in answers:
         forget = benchmark.train_split(Role.forget)

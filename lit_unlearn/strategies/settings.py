@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 StrategyName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
-SHARDED = ("zero3", "fsdp2")
-"""Strategies under which no rank holds the whole policy between its steps."""
+CUT = ("zero1", "zero2", "zero3", "fsdp2")
+"""Strategies that cut gradients or moments in pieces."""
 
 
 @dataclass

@@ -22,6 +22,10 @@ class Sharded(ABC):
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside a step: what lies outside the blocks of ``model`` is whole for the body."""
 
+    def accumulate(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch to what the step's last backward finds."""
+        loss.backward()
+
     @abstractmethod
     def exact(self, weight: nn.Parameter) -> Tensor:
         """All of one weight as the optimizer knows it, in float32 where it keeps that; every rank must call it."""
@@ -37,6 +41,14 @@ def open_root(strategy: Strategy, model: nn.Module | None) -> AbstractContextMan
     return strategy.open_root(model) if isinstance(strategy, Sharded) and model is not None else nullcontext()
 
 
+def accumulate(strategy: Strategy, loss: Tensor) -> None:
+    """As of ``Sharded``. Inside a step's forward DDP takes no notice, and reduces the sum with the last backward."""
+    if isinstance(strategy, Sharded):
+        strategy.accumulate(loss)
+    else:
+        loss.backward()
+
+
 def consolidate(strategy: Strategy, model: nn.Module) -> None:
     """After the last step: the first rank's model holds every weight as it was trained, on the CPU, and can be saved.
 
@@ -46,7 +58,7 @@ def consolidate(strategy: Strategy, model: nn.Module) -> None:
         return
     found: dict[int, nn.Parameter] = {}  # of a tied weight, the same again
     for module in model.modules():
-        for name, weight in [item for item in module._parameters.items() if item[1] is not None]:
+        for name, weight in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if id(weight) not in found:
                 exact = strategy.exact(weight).detach()
                 exact = exact.to("cpu", copy=True) if strategy.is_global_zero else exact.new_empty(0)
@@ -57,5 +69,5 @@ def consolidate(strategy: Strategy, model: nn.Module) -> None:
 def own_part(weight: Tensor) -> Tensor:
     """What of a weight lies on this rank; without a gradient."""
     if isinstance(weight, DTensor):
-        return weight.detach().to_local()
+        return weight.to_local().detach()
     return getattr(weight, "ds_tensor", weight).detach()  # where ZeRO-3 keeps it

@@ -82,7 +82,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
             for engine in [module for module in root.modules() if isinstance(module, ScoringEngine)]:
                 for weight in Head.of(engine.model).shell.parameters():
                     register_external_parameter(root, weight)  # whole for as long as a step's forward takes
-        files = self.deepspeed_engine.checkpoint_engine
+        files = self._engine.checkpoint_engine
         files.save, files.load = lambda state_dict, path: write_durably(state_dict, Path(path)), _load
 
     @contextmanager
@@ -97,7 +97,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
             return
         from deepspeed.runtime.zero import GatheredParameters
 
-        offload = self.deepspeed_engine.optimizer.parameter_offload
+        offload = self._engine.optimizer.parameter_offload
         with GatheredParameters([weight for model in models for weight in model.parameters()]):
             for weight in offload.module.parameters():
                 weight.ds_active_sub_modules.clear()
@@ -129,6 +129,13 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         """``init_deepspeed`` has tied it to the step."""
         return nullcontext()
 
+    def accumulate(self, loss: Tensor) -> None:
+        engine = self._engine
+        engine.set_gradient_accumulation_boundary(is_boundary=False)
+        engine.backward(loss)
+        engine.optimizer.clear_backward_seen_flag()  # else stage 3 lets the next gradient overwrite this one
+        engine.set_gradient_accumulation_boundary(is_boundary=True)
+
     def exact(self, weight: nn.Parameter) -> Tensor:
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
@@ -143,7 +150,11 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     @property
     def grad_norm(self) -> float:
         """Of the last step, before clipping."""
-        return float(self.deepspeed_engine.get_global_grad_norm())
+        return self._engine.get_global_grad_norm() or 0.0
+
+    @property
+    def _engine(self) -> Any:
+        return self.deepspeed_engine
 
     @property
     def _on_cpu(self) -> bool:

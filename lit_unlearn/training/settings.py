@@ -64,6 +64,11 @@ class TrainerConfig:
     keep_checkpoints: int = 2
     """How many of them stay, the newest; a new one is whole on the disk before an older one goes."""
 
+    @property
+    def world(self) -> int:
+        """Processes on all machines."""
+        return self.devices * self.num_nodes
+
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(

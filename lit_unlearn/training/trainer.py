@@ -67,13 +67,12 @@ def build_trainer(
     if config.checkpoint_every_n_epochs:
         every, keep = config.checkpoint_every_n_epochs, config.keep_checkpoints
         checkpoints.append(Checkpoints(run_dir / "checkpoints", every, keep))
-    world = config.devices * config.num_nodes
-    zero = chosen(strategy, world).startswith("zero")
+    zero = chosen(strategy, config.world).startswith("zero")
     trainer = L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=build_strategy(strategy, world, config.precision, _backend(config), TIMEOUT, learns_partly),
+        strategy=build_strategy(strategy, config.world, config.precision, _backend(config), TIMEOUT, learns_partly),
         precision=None if zero else config.precision,  # ZeRO's strategy brings its own
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
@@ -96,8 +95,14 @@ def build_trainer(
 
 def build_fabric(config: TrainerConfig) -> Fabric:
     """Processes and devices without a training loop, for evaluation."""
-    strategy = "auto" if config.devices == 1 else FabricDDPStrategy(process_group_backend=_backend(config))
-    return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=config.precision)
+    strategy = "auto" if config.world == 1 else FabricDDPStrategy(process_group_backend=_backend(config))
+    return Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=strategy,
+        precision=config.precision,
+    )
 
 
 def _backend(config: TrainerConfig) -> str:

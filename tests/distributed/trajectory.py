@@ -89,7 +89,7 @@ def split(role: Role) -> list[Encoded]:
     return [Encoded(100 + i, ids(2 + i % 4), (*ids(length - 1), 1)) for i, length in enumerate(LENGTHS[role])]
 
 
-def fit(case: str, world: int, strategy: str, directory: Path) -> list[dict[str, float]]:
+def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path) -> list[dict[str, float]]:
     terms, config = CASES[case]
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -111,7 +111,7 @@ def fit(case: str, world: int, strategy: str, directory: Path) -> list[dict[str,
         add_adapters(model, LoraConfig(rank=4, alpha=16.0))
     optim = OptimConfig(lr=3e-3, warmup_epochs=0, eps=1e-4)
     engine = ScoringEngine(model)
-    module, record = UnlearnModule(engine, terms, optim, reference), Record()
+    module, record = UnlearnModule(engine, terms, optim, reference, micro), Record()
     callbacks: list[L.Callback] = [record]
     if plan.stored:
         callbacks.append(ReferenceCache(data, plan.stored, 3, directory, engine))
@@ -138,7 +138,8 @@ def fit(case: str, world: int, strategy: str, directory: Path) -> list[dict[str,
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    out, world, strategy = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    found = {case: fit(case, world, strategy, out.parent / f"reference_{world}") for case in sys.argv[4:] or CASES}
+    out, world, strategy, micro = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) or None
+    cases = sys.argv[5:] or CASES
+    found = {case: fit(case, world, strategy, micro, out.parent / f"reference_{world}") for case in cases}
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))
