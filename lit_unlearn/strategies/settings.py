@@ -20,8 +20,8 @@ class StrategyConfig:
     gradients too, the weights too (Rajbhandari et al., 2020). ``fsdp2``: PyTorch cuts all three; its checkpoints go on
     on any number of ranks. ``auto``: ``single`` on one device, else ``ddp``."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
-    """What waits in the host's memory: the moments, or the weights too; for ``zero2`` and ``zero3``. DeepSpeed's own
-    Adam moves them there, which it compiles at its first use."""
+    """What waits in the host's memory: the moments, which the host's processors then move, or the weights too; for
+    ``zero2`` and ``zero3``."""
     persistent_below: int = 100_000
     """Under ``zero3``, weights of fewer elements stay whole on every rank."""
 

@@ -44,7 +44,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         )
         assert isinstance(self.config, dict)
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = config.persistent_below
-        self.config["zero_force_ds_cpu_optimizer"] = config.offload != "none"
+        self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own needs no compiler
 
     @property
     def root_device(self) -> torch.device:

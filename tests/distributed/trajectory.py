@@ -123,7 +123,8 @@ def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path
     config = TrainerConfig(
         NUM_EPOCHS, accelerator="cpu", devices=world, gradient_clip=None, checkpoint_every_n_epochs=0
     )
-    chosen = StrategyConfig(strategy, persistent_below=0)  # type: ignore[arg-type]
+    name, _, offload = strategy.partition("+")
+    chosen = StrategyConfig(name, offload or "none", persistent_below=0)  # type: ignore[arg-type]
     loggers = [shares] if "share" in case else []
     trainer = build_trainer(config, chosen, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
