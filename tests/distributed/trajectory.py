@@ -1,4 +1,7 @@
-"""Fits every case with a real trainer and writes each logged number: `trajectory.py OUT.json NUM_PROCESSES`."""
+"""Fits cases with a real trainer and writes each logged number and the last weights.
+
+`trajectory.py OUT.json NUM_PROCESSES STRATEGY[+OFFLOAD] MICRO_BATCH_SIZE [CASE ...]`; 0: no micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
@@ -29,14 +33,15 @@ from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history
 from lit_unlearn.reference.plan import plan_reference
 from lit_unlearn.strategies.settings import StrategyConfig
+from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 from lit_unlearn.training.trainer import build_trainer
 from lit_unlearn.types import Role, Term, union_of_needs
 
-BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 40
+BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 41  # odd: no two ranks get equal parts
 END = AnswerEnd(train_tokenizer(["some text"], 300), 1, (1, 2, 3))
-LENGTHS = {Role.forget: (5, 1, 9, 3, 12, 2, 6, 1, 8, 4), Role.retain: (2, 8, 3, 11, 1, 6, 4)}
+LENGTHS = {Role.forget: (5, 1, 9, 3, 12, 2, 6, 1, 8, 4, 7), Role.retain: (2, 8, 3, 11, 1, 6, 4)}
 
 
 def term(weight: float, name: str, **fields) -> Term:
@@ -44,10 +49,11 @@ def term(weight: float, name: str, **fields) -> Term:
 
 
 BELIEF, NLL = {"role": Role.belief}, term(1.0, "nll")
-RESIDENT, ADAPTERS = ", a resident reference", ", adapters"
+RESIDENT, ADAPTERS, TIED = ", a resident reference", ", adapters", ", tied"
 CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
     "npo": ({"forget": term(1.0, "npo"), "retain": NLL}, BeliefConfig()),
     "kl": ({"forget": term(0.5, "grad_ascent"), "retain": term(1.0, "kl")}, BeliefConfig()),
+    "npo" + TIED: ({"forget": term(1.0, "npo"), "retain": NLL}, BeliefConfig()),
     "bst": ({"forget": term(1.0, "bst"), "retain": NLL}, BeliefConfig()),
     "rmu": (
         {"forget": term(1.0, "rmu", layer=0), "retain": term(1.0, "hidden_match", layer=0)},
@@ -99,6 +105,7 @@ def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path
         num_hidden_layers=2,
         num_attention_heads=4,
         initializer_range=0.2,
+        tie_word_embeddings=TIED in case,
     )
     model = LlamaForCausalLM(shape)
     needs = union_of_needs(terms)
@@ -120,15 +127,18 @@ def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path
     shares = History(directory / "shares")
     if "share" in case:
         callbacks.append(GradientShares(1))
-    config = TrainerConfig(
-        NUM_EPOCHS, accelerator="cpu", devices=world, gradient_clip=None, checkpoint_every_n_epochs=0
-    )
+    config = TrainerConfig(NUM_EPOCHS, accelerator="cpu", devices=world, gradient_clip=1.0, checkpoint_every_n_epochs=0)
     name, _, offload = strategy.partition("+")
     chosen = StrategyConfig(name, offload or "none", persistent_below=0)  # type: ignore[arg-type]
     loggers = [shares] if "share" in case else []
     trainer = build_trainer(config, chosen, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
     assert trainer.world_size == world
+    consolidate(trainer.strategy, model)
+    if trainer.is_global_zero:
+        (directory.parent / "weights").mkdir(exist_ok=True)
+        weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+        save_file(weights, directory.parent / "weights" / f"{case}.safetensors")
     if "share" in case and trainer.is_global_zero:
         for key, points in read_history(shares.path).items():
             for step, value in points if key.startswith("gradient/") else ():
