@@ -18,7 +18,7 @@ FLOORS = [
     {"objectives", "benchmarks"},
     {"data"},
     {"engine"},
-    {"models", "generation"},
+    {"models", "generation", "memory"},
     {"recording", "evaluation", "reference"},
     {"strategies"},
     {"training"},

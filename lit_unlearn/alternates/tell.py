@@ -25,7 +25,8 @@ from lit_unlearn.display.screen import display, phase
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.parallel import gather_by_key, rank, world_size
-from lit_unlearn.recording.outputs import open_run, write_text
+from lit_unlearn.recording.outputs import check_run_dir, open_run, write_text
+from lit_unlearn.run.early.limits import check_answers
 from lit_unlearn.run.prepare import build_encoder, load_benchmark
 from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.training.trainer import build_fabric, prepare_device
@@ -39,14 +40,15 @@ def tell(config: AlternatesConfig) -> None:
     config = dated(config)
     assert config.model.path is not None
     prepare_device(config.trainer)
+    check_run_dir(config.output_dir, resume=False, overwrite=config.overwrite)
     num = config.num
     forget = load_benchmark(config).train_split(Role.forget)
     model, tokenizer = load_pretrained(config.model.path, config.model)
     encoder = build_encoder(config, tokenizer, model)
+    requests = encoder.encode(requests_for(forget), "requests for alternates")
+    check_answers(requests, config.evaluation.max_new_tokens, "evaluation.max_new_tokens", model)
     prompts = [
-        Prompt(row.prompt, f"alternates/{config.seed}/{row.id}/{sample}")
-        for row in encoder.encode(requests_for(forget), "requests for alternates")
-        for sample in range(num)
+        Prompt(row.prompt, f"alternates/{config.seed}/{row.id}/{sample}") for row in requests for sample in range(num)
     ]
 
     fabric = build_fabric(config.trainer)

@@ -52,6 +52,8 @@ def check(config: Config) -> None:
     _check_optimizer("optim", config.optim, config)
     if config.finetune is not None:
         _check_optimizer("finetune.optim", config.finetune.optim, config)
+        if config.finetune.optim.trainable is not None:
+            raise UserError("finetune trains all weights: set finetune.optim.trainable=null")
 
 
 def check_training(config: Config) -> None:
@@ -85,6 +87,8 @@ def check_evaluation(config: Config) -> None:
 
 def check_alternates(config: Config) -> None:
     """Raises UserError where there is no model to ask, or its answers may not be written."""
+    if config.check:
+        raise UserError("check=true has no meaning for alternates; try num=1 in another output_dir")
     if not config.keeps_text:
         raise UserError(
             "privacy=hashed writes no answers, and alternates are answers to the forget questions: set privacy=local"

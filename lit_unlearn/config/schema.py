@@ -76,6 +76,9 @@ class Config:
     """Go on in ``output_dir``: from its last checkpoint, with the models it has finetuned and the records it has."""
     overwrite: bool = False
     """Replace an earlier run in ``output_dir``."""
+    check: bool = False
+    """Read and try out everything, one small step and a question of each probe included, print what would run and what
+    memory it takes, and write nothing."""
     debug: bool = False
     """Show tracebacks of user errors."""
 

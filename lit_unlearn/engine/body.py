@@ -29,7 +29,10 @@ def run_body(
     wanted = sorted(set(layers))
     blocks = decoder_blocks(model) if wanted else ()
     if wanted and not 0 <= wanted[0] <= wanted[-1] < len(blocks):
-        raise ValueError(f"layer {wanted} is asked for, but this model has decoder blocks 0 to {len(blocks) - 1}")
+        raise ValueError(
+            f"layer {', '.join(map(str, wanted))} is asked for, but this model has decoder blocks 0 to "
+            f"{len(blocks) - 1}: set the layer to one of them"
+        )
 
     def capture(layer: int):
         def hook(module: nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -44,15 +45,15 @@ def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedMo
         return load_pretrained(str(smollm2_directory()), config)
     if config.name == "tiny":
         tokenizer = train_tokenizer(corpus, config.tiny.vocab_size)
-        return _prepare(_random_llama(config.tiny, tokenizer), config), tokenizer
+        return _prepare(_random_llama(config.tiny, tokenizer, config.attention), config), tokenizer
     raise UserError("model.path is not set; give a directory or a Hub id, or choose model.name=tiny or smollm2")
 
 
 def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved model, whichever ``config.name`` says."""
     check_path(path, config.trust_remote_code)
+    tokenizer = load_tokenizer(path, config)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
@@ -61,10 +62,37 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
             trust_remote_code=config.trust_remote_code,
         )
     except Exception as error:  # the libraries raise a dozen kinds for a bad file; each is the user's to mend
-        raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
+        hint = "" if config.attention == "sdpa" else f"; model.attention={config.attention} was asked for"
+        raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)}){hint}") from error
+    return _prepare(model, config), tokenizer
+
+
+def load_tokenizer(path: str, config: ModelConfig) -> PreTrainedTokenizerBase:
+    """Raises UserError: it cannot be read, or no answer could end in it."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except Exception as error:  # as in load_pretrained
+        raise UserError(
+            f"the tokenizer of model {path} cannot be read ({type(error).__name__}: {_first_line(error)})"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"model {path}: its tokenizer has no end-of-sequence token, so answers could not end")
-    return _prepare(model, config), tokenizer
+    return tokenizer
+
+
+def check_weights(path: str) -> None:
+    """Raises UserError for a directory without safetensors, or with one that was cut; their numbers are not read."""
+    if not Path(path).is_dir():
+        return  # on the Hub
+    files = sorted(Path(path).glob("*.safetensors"))
+    if not files:
+        raise UserError(f"model {path}: the directory holds no safetensors; give one written by save_pretrained")
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"model {path}: {file.name} cannot be read ({_first_line(error)})") from error
 
 
 def check_path(path: str, trust_remote_code: bool) -> None:
@@ -87,21 +115,27 @@ def named_ends(model: PreTrainedModel) -> tuple[int, ...]:
     return tuple(id for id in (end if isinstance(end, list) else [end]) if isinstance(id, int))
 
 
-def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=tiny.hidden_size,
-            intermediate_size=3 * tiny.hidden_size,
-            num_hidden_layers=tiny.num_layers,
-            num_attention_heads=tiny.num_heads,
-            num_key_value_heads=tiny.num_heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.convert_tokens_to_ids(END),  # type: ignore[arg-type]
-            pad_token_id=tokenizer.convert_tokens_to_ids(PAD),  # type: ignore[arg-type]
-        )
+def _random_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase, attention: str) -> PreTrainedModel:
+    try:
+        return LlamaForCausalLM(_tiny_llama(tiny, tokenizer, attention))
+    except Exception as error:  # the library looks for the package and the device that the kind of attention needs
+        raise UserError(f"model.attention={attention}: {_first_line(error)}") from error
+
+
+def _tiny_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase, attention: str) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=tiny.hidden_size,
+        intermediate_size=3 * tiny.hidden_size,
+        num_hidden_layers=tiny.num_layers,
+        num_attention_heads=tiny.num_heads,
+        num_key_value_heads=tiny.num_heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(END),  # type: ignore[arg-type]
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),  # type: ignore[arg-type]
+        attn_implementation=attention,  # type: ignore[call-arg]
     )
 
 

@@ -38,23 +38,13 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Iterator[Path]:
     if rank_zero_only.rank != 0:  # the first rank may already have written into it
         yield run_dir
         return
-    if resume and overwrite:
-        raise UserError("resume=true and overwrite=true contradict each other; choose one")
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"output_dir={output_dir} is a file; choose another output_dir=...")
-    if resume and not _was_started(run_dir):
-        raise UserError(f"nothing to resume in output_dir={output_dir}: no run was started there")
+    check_run_dir(output_dir, resume, overwrite)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output_dir={output_dir} cannot be made: {error.strerror}") from error
     with locked(run_dir):
-        if not resume and (_was_started(run_dir) or _holds_more(run_dir)):
-            if not overwrite:
-                raise UserError(
-                    f"output_dir={output_dir} is not empty; choose another output_dir=..., "
-                    "or resume=true to go on, or overwrite=true to replace it"
-                )
+        if not resume and _is_taken(run_dir, overwrite):
             _clear(run_dir)
         for litter in list(run_dir.rglob(".*.tmp")):  # of a run that was killed: ``replacing`` makes such names
             if litter.is_dir():
@@ -62,6 +52,47 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Iterator[Path]:
             else:
                 litter.unlink(missing_ok=True)
         yield run_dir
+
+
+def check_run_dir(output_dir: str, resume: bool, overwrite: bool) -> None:
+    """Raises UserError where ``open_run`` would refuse the directory as it is; nothing is made or changed."""
+    run_dir = Path(output_dir)
+    if rank_zero_only.rank != 0:
+        return
+    if resume and overwrite:
+        raise UserError("resume=true and overwrite=true contradict each other; choose one")
+    check_directory(run_dir, "output_dir")
+    if resume and not _was_started(run_dir):
+        raise UserError(f"nothing to resume in output_dir={output_dir}: no run was started there")
+    if not resume and run_dir.is_dir() and not (run_dir / LOCK).exists():  # else ``locked`` tells who is there
+        _is_taken(run_dir, overwrite)
+
+
+def check_directory(directory: Path, key: str) -> None:
+    """Raises UserError where ``directory``, a value of ``key``, is a file or could not be made or written into."""
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{key}={directory} is a file; choose another {key}=...")
+    above = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{key}={directory} cannot be written to: {above} is not a directory that this user may change")
+
+
+def _is_taken(run_dir: Path, overwrite: bool) -> bool:
+    """Whether there is anything to replace; raises UserError where that was not asked for, or it is not ours."""
+    if not _was_started(run_dir) and not _holds_more(run_dir):
+        return False
+    if not overwrite:
+        raise UserError(
+            f"output_dir={run_dir} is not empty; choose another output_dir=..., "
+            "or resume=true to go on, or overwrite=true to replace it"
+        )
+    missing = [name for name in MARKS if not (run_dir / name).is_file()]
+    if missing:
+        raise UserError(
+            f"overwrite=true replaces only earlier runs, and output_dir={run_dir} has no {' and no '.join(missing)}; "
+            "delete it yourself or choose another output_dir=..."
+        )
+    return True
 
 
 def _was_started(run_dir: Path) -> bool:
@@ -75,12 +106,6 @@ def _holds_more(run_dir: Path) -> bool:
 
 
 def _clear(run_dir: Path) -> None:
-    missing = [name for name in MARKS if not (run_dir / name).is_file()]
-    if missing:
-        raise UserError(
-            f"overwrite=true replaces only earlier runs, and output_dir={run_dir} has no {' and no '.join(missing)}; "
-            "delete it yourself or choose another output_dir=..."
-        )
     # The marks go last, so that an interrupted overwrite can be started again.
     for child in sorted(run_dir.iterdir(), key=lambda child: child.name in MARKS):
         if child.name == LOCK:

@@ -32,6 +32,7 @@ from lit_unlearn.run.prepare import Study, build_encoder
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optim import freeze_others
 from lit_unlearn.training.optimizers import hold_weights
+from lit_unlearn.training.trainer import release
 from lit_unlearn.types import Role, union_of_needs
 
 log = logging.getLogger(__name__)
@@ -40,9 +41,16 @@ _SHAPES = 256
 
 
 def assemble(
-    study: Study, policy: PreTrainedModel, retain_model: str | None, run_dir: Path
+    study: Study,
+    policy: PreTrainedModel,
+    retain_model: str | None,
+    run_dir: Path,
+    kind: type[UnlearnModule] = UnlearnModule,
 ) -> tuple[UnlearnModule, UnlearnData, Sequence[L.Callback], Evaluation]:
-    """Everything a fit needs; callbacks in the order in which they meet the untouched policy."""
+    """Everything a fit needs; callbacks in the order in which they meet the untouched policy.
+
+    ``kind``: of the module, for one that only rehearses.
+    """
     config, rows, end = study.config, study.rows, study.evaluator.encoder.end
     store = None
     beliefs = config.beliefs or BeliefConfig()
@@ -56,9 +64,9 @@ def assemble(
     freeze_others(policy, config.optim.trainable)
     engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
     if not engine.packs:
-        kind = type(policy).__name__
-        log.warning("%s with model.attention=%s cannot run packed rows: they are padded", kind, config.model.attention)
-    module = UnlearnModule(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
+        name, attention = type(policy).__name__, config.model.attention
+        log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
+    module = kind(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
 
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model)
@@ -87,4 +95,9 @@ def retain_model_asker(
         own = evaluator.in_tokens_of(build_encoder(config, tokenizer, model))
         return own.ask(ScoringEngine(model, config.model.logits_mib).to(device), "retain_model")
 
-    return ask
+    def ask_and_release(device: torch.device) -> Records:
+        records = ask(device)
+        release()
+        return records
+
+    return ask_and_release

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from transformers import PreTrainedModel
 
 from lit_unlearn.config.schema import Config
@@ -17,23 +18,35 @@ from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import write_records
 from lit_unlearn.evaluation.report import table
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.recording.outputs import open_run, write_json
+from lit_unlearn.recording.outputs import check_run_dir, open_run, write_json
 from lit_unlearn.run.assemble import retain_model_asker
+from lit_unlearn.run.early.limits import check_lengths, check_tokens
+from lit_unlearn.run.early.outlook import evaluation_outlook
+from lit_unlearn.run.early.rehearsal import rehearse_questions
 from lit_unlearn.run.plan import plan_asking
 from lit_unlearn.run.prepare import build_encoder, build_evaluator, load_benchmark
 from lit_unlearn.run.resume import dated, write_start
 from lit_unlearn.schemas import METRICS
-from lit_unlearn.training.trainer import build_fabric, prepare_device
+from lit_unlearn.training.trainer import build_fabric, has_begun_together, prepare_device
 
 
 def evaluate(config: Config) -> None:
     """Write ``records/`` and ``metrics.json`` with ``evaluated`` and, where it is known, ``retain_model``."""
     config = dated(config)
     assert config.model.path is not None
+    check_run_dir(config.output_dir, resume=False, overwrite=config.overwrite)
     prepare_device(config.trainer)
     benchmark = load_benchmark(config)
     policy, tokenizer = load_pretrained(config.model.path, config.model)
     evaluator = build_evaluator(config, benchmark, build_encoder(config, tokenizer, policy))
+    check_tokens({}, evaluator, policy, tokenizer)
+    check_lengths({}, evaluator, policy)
+    if rank_zero_only.rank == 0 or has_begun_together():  # else the first has done it for all
+        rehearse_questions(evaluator, policy, config)
+    if config.check:
+        if rank_zero_only.rank == 0:
+            print(evaluation_outlook(evaluator, policy, config))
+        return
 
     with open_run(config.output_dir, resume=False, overwrite=config.overwrite) as run_dir:
         write_start(run_dir, config)

@@ -13,11 +13,9 @@ from lit_unlearn.config.schema import FinetuneConfig
 from lit_unlearn.display.phases import Planned
 from lit_unlearn.evaluation.evaluator import ASKING, asking_title
 from lit_unlearn.evaluation.records import are_complete
-from lit_unlearn.run.prepare import Study
+from lit_unlearn.run.prepare import KINDS, Study
 from lit_unlearn.types import Role, union_of_needs
 
-KINDS = ("target", "retain")
-"""Of the models unlearning is judged between."""
 UNLEARNING, SAVING = "unlearn", "save"
 TRAINING = "training"
 """Kind of the phases that train; their amount is the number of rows trained on."""

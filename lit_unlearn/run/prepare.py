@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,13 +22,16 @@ from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
-from lit_unlearn.models.load import check_path, named_ends
+from lit_unlearn.models.load import check_path, check_weights, load_tokenizer, named_ends
 from lit_unlearn.models.lora import check_lora_installed
+from lit_unlearn.objectives.nll import NLL
+from lit_unlearn.recording.wandb.run import wandb_mode
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
-from lit_unlearn.training.optim import freeze_others
 from lit_unlearn.training.optimizers import check_installed
-from lit_unlearn.types import Role, Terms, union_of_needs
+from lit_unlearn.types import Role, Term, Terms, union_of_needs
 
+KINDS = ("target", "retain")
+"""Of the models unlearning is judged between."""
 _TELLING = 8
 """Characters of a text that is not in the settings by chance."""
 
@@ -45,6 +48,8 @@ class Study:
     schedules: list[Schedule]
     pairing: Pairing | None = None
     """Of the alternate rows with the forget rows, where a term reads them."""
+    finetuning: Mapping[str, list[Encoded]] = field(default_factory=dict)
+    """Rows by the kind of model that is made of them; empty where none is made."""
 
 
 def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Study:
@@ -61,7 +66,9 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     answers = {Role.belief, Role.alternate} & set(needs.policy)  # to the forget rows' questions
     reads = set(needs.policy) - answers | ({Role.forget} if answers else set())
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
-    smallest = min(map(len, rows.values()))
+    kinds = KINDS if config.finetune else ()
+    finetuning = {kind: encoder.encode(benchmark.finetune_split(kind), f"{kind} model's split") for kind in kinds}
+    smallest = min(map(len, [*rows.values(), *finetuning.values()]))
     if smallest < config.trainer.world:
         raise UserError(f"a split has {smallest} rows, too few for {config.trainer.world} processes")
     pairing = None
@@ -69,17 +76,22 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         forget = benchmark.train_split(Role.forget)
         alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
-    freeze_others(policy, config.optim.trainable)  # a faulty pattern is told before anything is written
     evaluator = build_evaluator(config, benchmark, encoder)
-    return Study(config, terms, plan, rows, evaluator, schedules, pairing)
+    return Study(config, terms, plan, rows, evaluator, schedules, pairing, finetuning)
+
+
+def finetuning_terms() -> Terms:
+    """What the models are finetuned with, on rows in the retain rows' place."""
+    return {"finetune": Term(1.0, NLL(Role.retain))}
 
 
 def check_extras(config: Config) -> None:
-    """Raises UserError for a package or a device that the optimizers or the adapters need, before a model is read."""
+    """Raises UserError for a package, a device or a mode of W&B that is not there, before a model is read."""
     for optim in [config.optim] + ([config.finetune.optim] if config.finetune else []):
         check_installed(optim.name, config.trainer.accelerator)
     if config.model.lora is not None:
         check_lora_installed()
+    wandb_mode(config.logging.mode)
 
 
 def load_benchmark(config: Config) -> Benchmark:
@@ -125,11 +137,26 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> E
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
     asking = Asking(config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
+    recorded = {probe.name for probe in evaluator.probes if probe.rows}
+    for name, metric in metrics.items():
+        if missing := sorted(metric.reads - recorded):
+            raise UserError(
+                f"evaluation.metrics.{name} reads the probe {missing[0]}, which data.benchmark="
+                f"{config.data.benchmark.get('name')} does not ask here; leave the metric out"
+            )
     if config.evaluation.retain_records is not None:
         evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))
     if config.evaluation.retain_model is not None:
-        check_path(config.evaluation.retain_model, config.model.trust_remote_code)
+        _check_retain_model(config, evaluator, config.evaluation.retain_model)
     return evaluator
+
+
+def _check_retain_model(config: Config, evaluator: Evaluator, path: str) -> None:
+    """Raises UserError for what can be known of it without its weights, which are read when it is asked."""
+    check_path(path, config.model.trust_remote_code)
+    check_weights(path)
+    tokenizer = load_tokenizer(path, config.model)
+    evaluator.in_tokens_of(Encoder(tokenizer, config.data.max_length, config.data.prompt))
 
 
 def build_schedules(config: Config, terms: Terms) -> list[Schedule]:

@@ -8,7 +8,6 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_unlearn.benchmarks.base import Benchmark
 from lit_unlearn.callbacks.progress import Progress
 from lit_unlearn.callbacks.throughput import Throughput
 from lit_unlearn.config.schema import Config, FinetuneConfig
@@ -16,62 +15,49 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
-from lit_unlearn.objectives.nll import NLL
-from lit_unlearn.recording.outputs import open_run, save_model
+from lit_unlearn.recording.outputs import save_model
 from lit_unlearn.recording.wandb.run import close_wandb
+from lit_unlearn.run.early.start import Start, start
 from lit_unlearn.run.loggers import build_loggers
-from lit_unlearn.run.plan import KINDS, finetuning_title, missing_models, plan_finetuning
-from lit_unlearn.run.prepare import build_encoder, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of, tell_finished, write_start
+from lit_unlearn.run.plan import finetuning_title, missing_models, plan_finetuning
+from lit_unlearn.run.prepare import KINDS, corpus, finetuning_terms
 from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
-from lit_unlearn.training.trainer import build_trainer, prepare_device
-from lit_unlearn.types import Role, Term
+from lit_unlearn.training.trainer import build_trainer, release
+from lit_unlearn.types import Role
 
 
 def finetune(config: Config) -> None:
     """Write ``output_dir/target`` and ``output_dir/retain``, without unlearning."""
-    config = dated(config)
-    assert config.finetune is not None
-    if config.resume and not config.overwrite:
-        check_resumed(Path(config.output_dir), config)
-        if not missing_models(Path(config.output_dir)):
-            tell_finished(config.output_dir)
-            return
-    prepare_device(config.trainer)
-    check_extras(config)
-    benchmark = load_benchmark(config)
-    L.seed_everything(config.seed, verbose=False)
-    policy, tokenizer = load_model(config.model, corpus(config, benchmark))
-    inputs = inputs_of(prepare(config, benchmark, policy, tokenizer), policy)
-    if config.resume:
-        check_inputs(Path(config.output_dir), inputs)
-    with open_run(config.output_dir, config.resume, config.overwrite) as run_dir:
-        write_start(run_dir, config, inputs)
-        plan = plan_finetuning(config.finetune, benchmark, run_dir)
-        with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
-            made = finetune_models(config, config.finetune, benchmark, run_dir)
-    if rank_zero_only.rank == 0:
+    made = start(config, lambda directory: not missing_models(directory), _carry_out, unlearns=False)
+    if made is not None and rank_zero_only.rank == 0:
         print("\n".join(f"{kind} model: {path}" for kind, path in made.items()))
 
 
-def finetune_models(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, directory: Path) -> dict[str, Path]:
+def _carry_out(begun: Start, run_dir: Path) -> dict[str, Path]:
+    finetune = begun.config.finetune
+    assert finetune is not None
+    plan = plan_finetuning(finetune, begun.benchmark, run_dir)
+    with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
+        return finetune_models(begun, finetune, run_dir)
+
+
+def finetune_models(begun: Start, finetune: FinetuneConfig, directory: Path) -> dict[str, Path]:
     """``{"target": path, "retain": path}``: both finetuned from the same start; a model already there is kept."""
     for kind in missing_models(directory):
-        _finetune(config, finetune, benchmark, kind, directory / kind)
+        _finetune(begun, finetune, kind, directory / kind)
+        release()
     return {kind: directory / kind for kind in KINDS}
 
 
-def _finetune(config: Config, finetune: FinetuneConfig, benchmark: Benchmark, kind: str, path: Path) -> None:
+def _finetune(begun: Start, finetune: FinetuneConfig, kind: str, path: Path) -> None:
+    config = begun.config
     L.seed_everything(config.seed, verbose=False)
-    model, tokenizer = load_model(config.model, corpus(config, benchmark))
+    model, tokenizer = load_model(config.model, corpus(config, begun.benchmark))
     hold_weights(model, finetune.optim.name)
-    rows = build_encoder(config, tokenizer, model).encode(benchmark.finetune_split(kind), f"{kind} model's split")
-    data = UnlearnData({Role.retain: rows}, finetune.batch_size, config.seed)
-    module = UnlearnModule(
-        ScoringEngine(model, config.model.logits_mib), {"finetune": Term(1.0, NLL(Role.retain))}, finetune.optim
-    )
+    data = UnlearnData({Role.retain: begun.study.finetuning[kind]}, finetune.batch_size, config.seed)
+    module = UnlearnModule(ScoringEngine(model, config.model.logits_mib), finetuning_terms(), finetune.optim)
     trainer_config = replace(config.trainer, max_epochs=finetune.max_epochs, max_steps=-1, checkpoint_every_n_epochs=0)
     directory = path.parent / f"{kind}_run"
     callbacks = [Progress(finetuning_title(kind)), Throughput()]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.recording.environment import environment
 from lit_unlearn.recording.outputs import write_json
 from lit_unlearn.speed.measure.decoding import belief_costs
@@ -19,13 +20,13 @@ from lit_unlearn.speed.measure.flops import ceiling
 from lit_unlearn.speed.measure.memory import peak_bytes
 from lit_unlearn.speed.measure.slope import slopes
 from lit_unlearn.speed.measure.step import Turns, optimizer_seconds, step_cell
-from lit_unlearn.speed.plan.size import model_size
+from lit_unlearn.speed.plan.named import model_size
 from lit_unlearn.speed.plan.table import plan_json, plan_table
 from lit_unlearn.speed.settings import Precision, SpeedConfig
 from lit_unlearn.speed.table import report
 from lit_unlearn.speed.workload.cells import PATHS, Spec, build
 from lit_unlearn.speed.workload.models import Models, random_models
-from lit_unlearn.speed.workload.rows import count_tokens, step_rows
+from lit_unlearn.speed.workload.rows import step_rows
 from lit_unlearn.speed.workload.shapes import SHAPES
 from lit_unlearn.types import Role
 

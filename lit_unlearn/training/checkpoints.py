@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if rank() in self.states:
-            _restore(self.states[rank()], pl_module.device)
+            restore(self.states[rank()], pl_module.device)
         self.states = {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -42,13 +42,13 @@ class Checkpoints(Checkpoint):
             keep_newest(self.directory, path, self.keep)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"random": gather_by_key({rank(): _random_states()})}
+        return {"random": gather_by_key({rank(): random_states()})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.states = state_dict["random"]
 
 
-def _random_states() -> dict[str, Any]:
+def random_states() -> dict[str, Any]:
     """Of torch, of this process's GPU, of numpy and of Python, in types that load without running code."""
     kind, keys, *rest = np.random.get_state()
     return {
@@ -59,7 +59,8 @@ def _random_states() -> dict[str, Any]:
     }
 
 
-def _restore(states: dict[str, Any], device: torch.device) -> None:
+def restore(states: dict[str, Any], device: torch.device) -> None:
+    """Put back what ``random_states`` found."""
     torch.set_rng_state(states["torch"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)

@@ -88,8 +88,8 @@ class UnlearnModule(L.LightningModule):
         with self.trainer.precision_plugin.forward_context(), whole(self.trainer.strategy, models):
             yield
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.zero_grad()  # Lightning would keep the last step's gradients through this one's forward
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        self.zero_grad()  # Lightning would keep them through evaluations and the next step's forward
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,6 +11,9 @@ from pathlib import Path
 import lightning as L
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
@@ -79,7 +83,7 @@ def build_trainer(
         gradient_clip_val=config.gradient_clip,
         log_every_n_steps=config.log_every_n_steps,
         callbacks=[*callbacks, *checkpoints],
-        plugins=[DurableFiles()],
+        plugins=[DurableFiles(), *_in_slurm()],
         logger=list(loggers),
         default_root_dir=run_dir,
         use_distributed_sampler=False,
@@ -93,6 +97,44 @@ def build_trainer(
     return trainer
 
 
+def build_rehearsal(config: TrainerConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
+    """One batch on this process's device, in the run's precision; nothing is logged and nothing written."""
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+    return L.Trainer(
+        accelerator=config.accelerator,
+        devices=[local % torch.cuda.device_count()] if on_gpu else 1,
+        precision=config.precision,
+        max_epochs=1,
+        limit_train_batches=1,
+        log_every_n_steps=1,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=list(callbacks),
+        plugins=[LightningEnvironment()],  # the other processes of a job are not asked
+        logger=False,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def has_begun_together() -> bool:
+    """Whether srun or torchrun has started all processes; else the first one starts the others when it trains."""
+    return TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+
+
+def release() -> None:
+    """Free what a phase that is over has left: trainer, module and optimizer refer to each other in circles.
+
+    Whoever calls it has let go of them.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def build_fabric(config: TrainerConfig) -> Fabric:
     """Processes and devices without a training loop, for evaluation."""
     strategy = "auto" if config.world == 1 else FabricDDPStrategy(process_group_backend=_backend(config))
@@ -103,6 +145,14 @@ def build_fabric(config: TrainerConfig) -> Fabric:
         strategy=strategy,
         precision=config.precision,
     )
+
+
+def _in_slurm() -> list[SLURMEnvironment]:
+    """Where Lightning would take SLURM's: the same, but it does not requeue the job itself, for which it would write
+    checkpoints in the middle of an epoch."""
+    if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():  # in this order, as Lightning asks
+        return []
+    return [SLURMEnvironment(auto_requeue=False)]
 
 
 def _backend(config: TrainerConfig) -> str:

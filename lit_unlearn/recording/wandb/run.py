@@ -22,6 +22,8 @@ from lit_unlearn.recording.outputs import write_text
 log = logging.getLogger(__name__)
 
 Direction = Literal["max", "min"]
+MODES = ("online", "offline", "disabled", "shared", "dryrun", "run")
+"""Values of WANDB_MODE that W&B takes."""
 STEP = "trainer/global_step"
 """The x axis of every chart: optimizer steps."""
 
@@ -61,9 +63,7 @@ def wandb_logger(
     Raises:
         UserError: ``online`` was asked for and W&B cannot be reached.
     """
-    chosen = mode
-    if mode == "auto":
-        chosen = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    chosen = wandb_mode(mode)
     if chosen == "disabled":
         return None
     logger = _wandb_run(run_dir, identity, chosen, config)
@@ -81,6 +81,20 @@ def wandb_logger(
         logger = _wandb_run(run_dir, identity, "offline", config)
         _connect(logger, best)
     return logger
+
+
+def wandb_mode(mode: Literal["auto", "online", "offline", "disabled"]) -> str:
+    """What ``logging.mode`` comes to in this environment.
+
+    Raises:
+        UserError: WANDB_MODE is none that W&B knows.
+    """
+    if mode != "auto":
+        return mode
+    chosen = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+    if chosen not in MODES:
+        raise UserError(f"WANDB_MODE={chosen} in the environment is none of {', '.join(MODES)}; set one, or logging.mode")
+    return chosen
 
 
 def wandb_address(logger: WandbLogger) -> str:

@@ -13,12 +13,13 @@ from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.speed.measure.step import Turns
 from lit_unlearn.speed.measure.timing import interleave, ratio, seconds
 from lit_unlearn.speed.workload import plain
 from lit_unlearn.speed.workload.cells import Spec, autocast
 from lit_unlearn.speed.workload.models import Models
-from lit_unlearn.speed.workload.rows import count_tokens, question_rows
+from lit_unlearn.speed.workload.rows import question_rows
 from lit_unlearn.types import IGNORE_INDEX, Role
 
 NUM_ANSWERS = 7

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from lit_unlearn.speed.workload.rows import Tokens
+from lit_unlearn.memory.tokens import Tokens
 from lit_unlearn.speed.workload.shapes import Shape
 from lit_unlearn.types import Terms, union_of_needs
 

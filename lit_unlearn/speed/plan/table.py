@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from lit_unlearn.speed.plan.presets import PRESETS, STRATEGIES
-from lit_unlearn.speed.plan.size import GIB, ModelSize, full_parts, lora_parts, smallest_card
+from lit_unlearn.memory.presets import PRESETS, STRATEGIES
+from lit_unlearn.memory.size import GIB, ModelSize, full_parts, lora_parts, smallest_card
+from lit_unlearn.memory.tokens import Tokens
 from lit_unlearn.speed.table import columns
-from lit_unlearn.speed.workload.rows import Tokens
 
 GPUS = (1, 2, 4, 8)
 

@@ -15,13 +15,14 @@ from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import StatesByRole
+from lit_unlearn.memory.tokens import Tokens, count_tokens
 from lit_unlearn.models.settings import Checkpointing
 from lit_unlearn.reference.plan import plan_reference
 from lit_unlearn.speed.settings import Lengths, Precision
 from lit_unlearn.speed.workload import ours, plain
 from lit_unlearn.speed.workload.models import Models
 from lit_unlearn.speed.workload.objectives import CELLS
-from lit_unlearn.speed.workload.rows import Tokens, count_tokens, step_rows
+from lit_unlearn.speed.workload.rows import step_rows
 from lit_unlearn.speed.workload.shapes import Shape
 from lit_unlearn.types import LOGPS, Batch, Terms, union_of_needs
 

@@ -14,6 +14,9 @@ from transformers import LlamaForCausalLM
 from lit_unlearn.command.arguments import parse
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.errors import UserError
+from lit_unlearn.memory.presets import PRESETS
+from lit_unlearn.memory.size import GIB, full_parts, lora_parts, smallest_card
+from lit_unlearn.memory.tokens import Tokens, count_tokens
 from lit_unlearn.objectives import WGA
 from lit_unlearn.speed.__main__ import load
 from lit_unlearn.speed.measure.decoding import belief_costs
@@ -23,13 +26,12 @@ from lit_unlearn.speed.measure.memory import resident_peak
 from lit_unlearn.speed.measure.parity import TOLERANCES, Parity, check
 from lit_unlearn.speed.measure.step import Turns, optimizer_seconds, step_cell
 from lit_unlearn.speed.measure.timing import Sample, interleave, ratio
-from lit_unlearn.speed.plan.presets import PRESETS
-from lit_unlearn.speed.plan.size import GIB, full_parts, lora_parts, model_size, smallest_card
+from lit_unlearn.speed.plan.named import model_size
 from lit_unlearn.speed.workload import ours, plain
 from lit_unlearn.speed.workload.cells import Spec, build
 from lit_unlearn.speed.workload.models import llama_config, random_models
 from lit_unlearn.speed.workload.objectives import CELLS
-from lit_unlearn.speed.workload.rows import Tokens, count_tokens, question_rows, step_rows
+from lit_unlearn.speed.workload.rows import question_rows, step_rows
 from lit_unlearn.speed.workload.shapes import SHAPES, Shape
 from lit_unlearn.training.optim import adamw
 from lit_unlearn.training.settings import OptimConfig

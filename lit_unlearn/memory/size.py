@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import PreTrainedModel
 
-from lit_unlearn.errors import UserError
-from lit_unlearn.speed.plan.presets import PRESETS, Preset, share
-from lit_unlearn.speed.workload.models import llama_config
-from lit_unlearn.speed.workload.rows import Tokens
-from lit_unlearn.speed.workload.shapes import SHAPES
+from lit_unlearn.engine.body import decoder_blocks
+from lit_unlearn.memory.presets import PRESETS, Preset, share
+from lit_unlearn.memory.tokens import Tokens
 
 GIB = 2**30
 LORA_RANK = 16
@@ -56,38 +52,26 @@ class ModelSize:
         return factor * self.hidden * self.layers
 
 
-def model_size(name: str) -> ModelSize:
-    """Counted on the meta device: no weights are read or made."""
-    config = llama_config(SHAPES[name]) if name in SHAPES else _local_config(name)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    of_blocks = [(n, p) for n, p in model.named_parameters() if ".layers." in n]
-    if not of_blocks:
-        raise UserError(f"model={name}: its decoder blocks are not in .layers, which the plan needs")
-    text = config.get_text_config()
+def size_of(model: PreTrainedModel) -> ModelSize:
+    """Counted on the model, whose weights may be on the meta device.
+
+    Raises:
+        UserError: its decoder blocks are not found.
+    """
+    text, blocks = model.config.get_text_config(), decoder_blocks(model)
     heads = text.num_attention_heads
+    of_blocks = list(blocks.parameters())
     return ModelSize(
         parameters=sum(p.numel() for p in model.parameters()),
-        blocks=sum(p.numel() for _, p in of_blocks),
+        blocks=sum(p.numel() for p in of_blocks),
         largest=max(p.numel() for p in model.parameters()),
-        lora=sum(LORA_RANK * sum(p.shape) for _, p in of_blocks if p.dim() == 2),
-        layers=text.num_hidden_layers,
+        lora=sum(LORA_RANK * sum(p.shape) for p in of_blocks if p.dim() == 2),
+        layers=len(blocks),
         hidden=text.hidden_size,
-        intermediate=text.intermediate_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
         kv_share=(getattr(text, "num_key_value_heads", None) or heads) / heads,
         vocab=text.vocab_size,
     )
-
-
-def _local_config(name: str) -> PretrainedConfig:
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise UserError(f"model={name}: the directory holds no config.json")
-    try:
-        return AutoConfig.from_pretrained(name, local_files_only=True)
-    except Exception as error:  # the library raises many kinds, each is the user's to mend
-        raise UserError(
-            f"model={name} is none of {', '.join(SHAPES)}, and no config.json of it is on this machine"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)

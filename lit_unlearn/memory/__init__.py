@@ -1,0 +1,1 @@
+"""The memory of a run in closed form, before it is run."""
