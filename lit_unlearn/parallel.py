@@ -29,6 +29,14 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def all_reduce_max(number: int) -> int:
+    """The largest number that any rank gives."""
+    numbers = [number] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(numbers, number)
+    return max(numbers)
+
+
 def gather_by_key(local: Mapping[Key, Value]) -> dict[Key, Value]:
     """Union of every rank's mapping, on every rank, in sorted key order; keys must be disjoint over ranks."""
     if world_size() == 1:

@@ -20,6 +20,7 @@ FLOORS = [
     {"engine"},
     {"models", "generation", "memory"},
     {"recording", "evaluation", "reference"},
+    {"strategies"},
     {"training"},
     {"callbacks"},
     {"config"},

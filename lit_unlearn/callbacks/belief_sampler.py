@@ -89,7 +89,7 @@ class BeliefSampler(L.Callback):
         assert isinstance(pl_module, UnlearnModule)
         started = time.monotonic()
         rows = [self.data.rows[Role.forget][index] for index in indices]
-        with pl_module.trainer.precision_plugin.forward_context():
+        with pl_module.reading():
             if self.config.stale_after is not None:
                 falls = gather_by_key(self._falls(pl_module.engine, rows[rank() :: world_size()]))
                 rows = [row for row in rows if falls.get(row.id, math.inf) > self.config.stale_after]

@@ -16,7 +16,7 @@ from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
 from lit_unlearn.models.rounding import Rounding
-from lit_unlearn.parallel import rank
+from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.recording.keys import evaluation_key
 from lit_unlearn.training.module import UnlearnModule
 
@@ -55,8 +55,9 @@ class Evaluation(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
         if self.ask_retain_model is not None:
-            ask = partial(self.ask_retain_model, pl_module.device)
-            self.evaluator.retain_model = self._records("retain_model", ask, trainer)
+            with trainer.precision_plugin.forward_context():
+                ask = partial(self.ask_retain_model, pl_module.device)
+                self.evaluator.retain_model = self._records("retain_model", ask)
         if self.evaluator.retain_model is not None:
             self.numbers["retain_model"] = self.evaluator.report(self.evaluator.retain_model)
         if trainer.ckpt_path is not None and not are_complete(self.directory / "original"):
@@ -64,7 +65,7 @@ class Evaluation(L.Callback):
                 f"resume=true, but the records in {self.directory / 'original'} are not whole; the policy has moved, "
                 "so the original model can no longer be asked: put them back or start another run"
             )
-        self.original = self._records("original", lambda: self.evaluator.ask(pl_module.engine, "original"), trainer)
+        self.original = self._records("original", lambda: self._read(pl_module, "original"))
         self._log("original", self.original, pl_module, step=0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -86,12 +87,15 @@ class Evaluation(L.Callback):
             self.on_train_end(trainer, pl_module)
 
     def _ask(self, name: str, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, UnlearnModule)
-        with pl_module.trainer.precision_plugin.forward_context():
-            records = self.evaluator.ask(pl_module.engine, name)
+        records = self._read(pl_module, name)
         if rank() == 0:
             write_records(self.directory / name, records)
         self._log(name, records, pl_module, pl_module.global_step)
+
+    def _read(self, pl_module: L.LightningModule, name: str) -> Records:
+        assert isinstance(pl_module, UnlearnModule)
+        with pl_module.reading():
+            return self.evaluator.ask(pl_module.engine, name)
 
     def _log(self, name: str, records: Records, pl_module: L.LightningModule, step: int) -> None:
         self.numbers[name] = self.evaluator.report(records)
@@ -100,13 +104,12 @@ class Evaluation(L.Callback):
         for logger in pl_module.loggers:
             logger.log_metrics(logged, step=step)
 
-    def _records(self, name: str, ask: Callable[[], Records], trainer: L.Trainer) -> Records:
+    def _records(self, name: str, ask: Callable[[], Records]) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""
         directory = self.directory / name
-        if are_complete(directory):
+        if broadcast_object(are_complete(directory)):
             return read_records(directory)
-        with trainer.precision_plugin.forward_context():
-            records = ask()
+        records = ask()
         if rank() == 0:
             write_records(directory, records)
         return records

@@ -49,7 +49,7 @@ class ReferenceCache(L.Callback):
         folder = self.directory / key[:16]
         done = folder / "complete"
         if not broadcast_object(done.is_file()):  # another run may finish between two ranks' looks
-            with trainer.precision_plugin.forward_context(), pl_module.start() as start:  # the step's own rounding
+            with pl_module.reading(), pl_module.start() as start:  # the step's own rounding
                 if start is None and trainer.ckpt_path is not None:
                     raise UserError(
                         f"resume=true, but the reference scores of the run's start are not in {folder}; the policy has "

@@ -90,7 +90,7 @@ class SqueezeProbe(L.Callback):
 
     def _look(self, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
-        with pl_module.trainer.precision_plugin.forward_context():
+        with pl_module.reading():
             self._log(pl_module, self.measure(pl_module.engine))
 
     def _log(self, pl_module: L.LightningModule, measured: dict[str, float]) -> None:

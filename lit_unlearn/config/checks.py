@@ -9,6 +9,7 @@ from lit_unlearn.config.build import build
 from lit_unlearn.config.schema import Config
 from lit_unlearn.config.terms import build_terms
 from lit_unlearn.errors import UserError
+from lit_unlearn.strategies.settings import CUT
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Role, union_of_needs
 
@@ -31,9 +32,10 @@ def check(config: Config) -> None:
     if config.data.alternates != "refusals" and Role.alternate not in union_of_needs(terms).policy:
         raise UserError("data.alternates is set, but no term has role: alternate; remove it or add such a term")
     sizes = [config.data.batch_size] + ([config.finetune.batch_size] if config.finetune else [])
-    if min(sizes) < config.trainer.devices:
+    if min(sizes) < config.trainer.world:
         raise UserError(
-            f"trainer.devices={config.trainer.devices} cannot share a batch of {min(sizes)} rows; raise "
+            f"trainer.num_nodes={config.trainer.num_nodes} times trainer.devices={config.trainer.devices} cannot share "
+            f"a batch of {min(sizes)} rows; raise "
             "data.batch_size and finetune.batch_size, or use fewer devices"
         )
     if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
@@ -52,6 +54,7 @@ def check(config: Config) -> None:
                     f"{where} goes back through a step more than once, which model.gradient_checkpointing=selective "
                     "does not allow: set it to none or full"
                 )
+    _check_strategy(config)
     _check_optimizer("optim", config.optim, config)
     if config.finetune is not None:
         _check_optimizer("finetune.optim", config.finetune.optim, config)
@@ -120,17 +123,52 @@ def _check_wandb(config: Config) -> None:
         )
 
 
+def _check_strategy(config: Config) -> None:
+    """What a strategy asks of the processes, the optimizer and whatever looks at gradients."""
+    name, world = config.strategy.name, config.trainer.world
+    if name == "single" and world > 1:
+        raise UserError(
+            f"strategy.name=single is one process, but trainer.devices x trainer.num_nodes is {world}: set "
+            "strategy.name=ddp, zero2, zero3 or fsdp2, or trainer.devices=1"
+        )
+    watchers = {
+        "schedules.gradient_rectification": "gradient_rectification" in config.schedules,
+        "logging.gradient_shares_every_n_steps": config.logging.gradient_shares_every_n_steps > 0,
+    }
+    for watcher in [key for key, there in watchers.items() if there]:
+        if name in CUT:
+            raise UserError(
+                f"{watcher} compares whole gradients, which strategy.name={name} cuts in pieces: set "
+                f"strategy.name=ddp, or leave {watcher.split('.')[-1]} out"
+            )
+        if config.data.micro_batch_size is not None:
+            raise UserError(
+                f"{watcher} goes back through a whole step, which data.micro_batch_size cuts in parts: set it to null"
+            )
+    if name in CUT and config.model.compile:
+        raise UserError(f"model.compile has not been tried with strategy.name={name}: set model.compile=false")
+
+
 def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:
     """What some optimizers ask of the trainer, the schedules and the model."""
     trainer, chosen = config.trainer, f"{where}.name={optim.name}"
+    if optim.name != "adamw" and config.strategy.name in CUT:
+        raise UserError(
+            f"{chosen} keeps states of its own, which strategy.name={config.strategy.name} would have to cut: set "
+            f"{where}.name=adamw, or strategy.name=ddp"
+        )
     if optim.name == "adamw_8bit" and trainer.precision != "bf16-mixed":
         raise UserError(f"{chosen} holds bf16 weights: set trainer.precision=bf16-mixed, or another {where}.name")
     if optim.name != "adamw_in_backward":
         return
     if trainer.gradient_clip is not None:
         raise UserError(f"{chosen} never sees the whole gradient: set trainer.gradient_clip=null")
-    if trainer.devices != 1:
+    if trainer.world != 1:
         raise UserError(f"{chosen} moves weights before ranks could meet: set trainer.devices=1, or {where}.name=adamw")
+    if config.data.micro_batch_size is not None:
+        raise UserError(
+            f"{chosen} moves weights within each backward: set data.micro_batch_size=null, or {where}.name=adamw"
+        )
     if where == "optim" and "gradient_rectification" in config.schedules:
         raise UserError(f"{chosen} keeps no gradient for schedules.gradient_rectification: set {where}.name=adamw")
     if where == "optim" and config.logging.gradient_shares_every_n_steps:

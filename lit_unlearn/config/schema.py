@@ -10,6 +10,7 @@ from lit_unlearn.data.settings import DataConfig
 from lit_unlearn.evaluation.settings import EvaluationConfig
 from lit_unlearn.models.settings import ExportConfig, ModelConfig
 from lit_unlearn.recording.settings import LoggingConfig
+from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 
 PUBLIC = ("authors", "tofu")
@@ -51,6 +52,7 @@ class Config:
     """Named terms of the loss; ``terms.NAME=null`` leaves one out."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     beliefs: BeliefConfig | None = None
     """Null: the defaults, where a term reads beliefs."""

@@ -73,10 +73,6 @@ class Head:
             finally:
                 self.body.hidden = None  # or the graph would outlive the step
 
-    @property
-    def vocabulary(self) -> int:
-        return self.shell.config.get_text_config().vocab_size if self.product is None else len(self.product.weight)
-
     def rounded(self, hidden: Tensor) -> Tensor:
         """Hidden states as they are read."""
         return hidden if self.dtype is None else hidden.to(self.dtype)

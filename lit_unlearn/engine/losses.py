@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lit_unlearn.engine.states import States, StatesByRole, blank_scores, scores_of
+from lit_unlearn.engine.states import States, StatesByRole, blank_scores, label_states, scores_of
 from lit_unlearn.parallel import all_reduce_sum
-from lit_unlearn.types import Loss, Role, Terms, union_of_needs
+from lit_unlearn.types import Batch, Loss, Role, Terms, union_of_needs
 
 LOGITS_COPIES = 6
 """Buffers of a slice's logits that an objective over full distributions may hold at once, of policy and reference."""
@@ -27,15 +27,18 @@ def losses_of(terms: Terms, policy: StatesByRole, reference: StatesByRole) -> di
 
 
 @torch.no_grad()
-def weights_of(terms: Terms, policy: StatesByRole, reference: StatesByRole, plan: Plan) -> Tensor:
-    """[terms] what the weights of each term's losses add up to here, read off scores that know the labels only."""
+def weights_of(terms: Terms, batch: Batch, width: int, vocabulary: int, plan: Plan) -> Tensor:
+    """[terms] what the weights of each term's losses add up to here, read off the labels alone, before any forward."""
     totals = []
     for name, term in terms.items():
-        needs, total = term.objective.needs, torch.zeros((), device=next(iter(policy.values())).row.device)
-        states = [policy[role] for role in needs.policy]
-        for cut in plan(states, logits_copies({name: term})):
+        needs, total = term.objective.needs, torch.zeros((), device=next(iter(batch.values())).labels.device)
+        policy, reference = (
+            {role: label_states(batch[role], ask, width) for role, ask in asks.items()}
+            for asks in (needs.policy, needs.reference)
+        )
+        for cut in plan([policy[role] for role in needs.policy], logits_copies({name: term})):
             scores = [
-                {role: blank_scores(known[role].slice(*cut), ask) for role, ask in asks.items()}
+                {role: blank_scores(known[role].slice(*cut), ask, vocabulary) for role, ask in asks.items()}
                 for known, asks in ((policy, needs.policy), (reference, needs.reference))
             ]
             total = total + term.objective(*scores).weights.sum()

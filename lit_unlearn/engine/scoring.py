@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,8 @@ from lit_unlearn.parallel import all_reduce_sum, world_size
 from lit_unlearn.types import IGNORE_INDEX, Ask, Batch, Role, Scores, ScoresByRole, Terms, union_of_needs
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The loss of one batch over the rows of all ranks."""
+class Step(NamedTuple):
+    """The loss of one batch over the rows of all ranks; a tuple, whose tensors ZeRO-3 finds to put its hooks on."""
 
     loss: Tensor
     """Differentiable; gradients averaged over ranks (DDP, ZeRO, FSDP) are those of one process with all rows. Its
@@ -41,7 +40,7 @@ class Step:
     """Mean of each term, unweighted."""
     stats: dict[str, float]
     """``<term>_<name>`` -> mean, with the weights of the term's loss."""
-    each: Mapping[str, Tensor] = field(default_factory=dict)
+    each: dict[str, Tensor]
     """The weighted terms one by one, differentiable like ``loss``, which is formed as if nobody had asked."""
 
 
@@ -69,17 +68,20 @@ class ScoringEngine(nn.Module):
         weights: Mapping[str, float] | None = None,
         apart: Collection[str] = (),
         each: bool = False,
+        overall: Tensor | None = None,
     ) -> Step:
         """Weighted sum of the terms' means over the rows of all ranks; every rank must call it.
 
         ``weights``: of the terms, in place of their own. ``apart``: terms whose part of the loss is wanted by itself.
-        ``each``: every term is wanted by itself too, at the price of the head's work a second time.
+        ``each``: every term is wanted by itself too, at the price of the head's work a second time. ``overall``: where
+        this is one micro-batch of a step, ``weigh`` of them all, over all ranks: then its losses, statistics and
+        gradients are its share of the step's, which they add up to.
         The gradient of a slice is formed while its logits are there, up to the hidden states and into the head's own
         buffer; the backward takes over from the hidden states.
         """
         policy = self.states(batch, union_of_needs(terms).policy)
-        local = weights_of(terms, policy, reference, self._plan)  # [terms]
-        overall = all_reduce_sum(local)
+        local = self.weigh(batch, terms)
+        overall = all_reduce_sum(local) if overall is None else overall
         scale = world_size() / torch.where(overall > 0, overall, 1.0)
         weights = weights or {name: term.weight for name, term in terms.items()}
         factors = {name: weights[name] * factor for name, factor in zip(terms, scale, strict=True)}
@@ -98,6 +100,11 @@ class ScoringEngine(nn.Module):
             else {}
         )
         return Step(loss, loss_apart, losses, stats, alone)
+
+    def weigh(self, batch: Batch, terms: Terms) -> Tensor:
+        """[terms] what the weights of each term's losses add up to on this rank's rows; no forward is needed."""
+        config = self.model.config.get_text_config()
+        return weights_of(terms, batch, config.hidden_size, config.vocab_size, self._plan)
 
     def states(self, batch: Batch, asks: Mapping[Role, Ask]) -> dict[Role, States]:
         """One forward of the body over all asked roles, packed; only kept positions survive."""

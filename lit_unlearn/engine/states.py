@@ -166,14 +166,20 @@ class Statistics(Function):
         return gradient.scatter_add_(-1, top_ids, of_top), None, None, None
 
 
-def blank_scores(states: States, ask: Ask) -> Scores:
+def label_states(rows: Rows, ask: Ask, width: int) -> States:
+    """What is known of a block before any forward; ``width``: of the outputs of blocks, which are 0 here."""
+    row, _, labels = kept_positions(rows, ask.attended) if ask.logps else no_positions(rows)
+    at_row, _ = (rows.labels != IGNORE_INDEX).nonzero(as_tuple=True)
+    nothing = torch.zeros((), device=labels.device).expand(len(at_row), width)
+    return States(labels, row, row_weights(rows), layers=dict.fromkeys(ask.hidden_layers, nothing), layer_row=at_row)
+
+
+def blank_scores(states: States, ask: Ask, vocabulary: int) -> Scores:
     """Scores of which only the labels are real, every number 0: enough for the weights of a loss."""
-    scores = scores_of(replace(states, head=None, logps=None), ask)
+    scores = scores_of(states, ask)
     shape, zeros = states.labels.shape, scores.logps
     extras = dict(scores.extras)
     if ask.top_k or ask.logits:
-        assert states.head is not None
-        vocabulary = states.head.vocabulary
         top = zeros.new_zeros(*shape, min(ask.top_k, vocabulary))
         extras |= {"topk_logps": top, "topk_ids": top.long()}
         if ask.logits:

@@ -187,7 +187,7 @@ def _tiny_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase, attention:
 
 def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
     can_pack(model)  # refuses, before anything is written, what cannot be scored
-    if config.dropout == "off":
+    if config.dropout == "none":
         dropout_off(model)
     checkpoint_blocks(model, config.gradient_checkpointing)
     if config.compile:

@@ -72,8 +72,8 @@ class ModelConfig:
     reference_cache: str | None = None
     """Directory of those scores, to share between runs from the same model; null: ``reference`` in the run's."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    dropout: Literal["keep", "off"] = "keep"
-    """``off``: the model's own dropout, which the frozen start never has, is 0 in training too, finetuning included,
+    dropout: Literal["keep", "none"] = "keep"
+    """``none``: the model's own dropout, which the frozen start never has, is 0 in training too, finetuning included,
     and in the saved config. That of adapters is ``lora.dropout``, whatever is chosen here."""
     gradient_checkpointing: Checkpointing = "none"
     """What the backward pass computes again instead of keeping it. ``full``: whole blocks, least memory, about a third

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -36,8 +37,8 @@ class DurableFiles(CheckpointIO):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
-                _write(checkpoint, temporary)
-            _sync(path.parent)
+                write_durably(checkpoint, temporary)
+            sync(path.parent)
         except OSError as error:
             kept = ", ".join(found.name for found in checkpoints(path.parent)) or "none"
             raise UserError(
@@ -80,10 +81,21 @@ def keep_newest(directory: Path, written: Path, number: int) -> None:
     """Remove what is older than ``written`` but for ``number - 1`` of them; what claims to be newer was torn."""
     found = checkpoints(directory)
     for path in found[found.index(written) + number :]:
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """A checkpoint of one file, or of one a rank in a directory; what is being removed is none any more."""
+    if path.is_dir():
+        gone = path.with_name(f".{path.name}.tmp")
+        path.rename(gone)
+        shutil.rmtree(gone)
+    else:
         path.unlink()
 
 
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
+def write_durably(checkpoint: Any, path: Path) -> None:
+    """``torch.save``, back once it is on the disk."""
     with path.open("wb") as file:
         try:
             torch.save(checkpoint, file)
@@ -94,7 +106,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """A rename is durable once its directory is."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -104,10 +116,13 @@ def _sync(directory: Path) -> None:
 
 
 def _fault(path: Path) -> str | None:
-    """What is wrong with a file by its own checksums, which torch writes and does not read; None: it is whole."""
-    try:
-        with zipfile.ZipFile(path) as file:
-            torn = file.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        return str(error) or type(error).__name__
-    return None if torn is None else f"the checksum of {torn} is another"
+    """What is wrong with its files by their own checksums, which torch writes and does not read; None: it is whole."""
+    for part in sorted(path.rglob("*.pt")) if path.is_dir() else [path]:
+        try:
+            with zipfile.ZipFile(part) as file:
+                torn = file.testzip()
+        except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+            return str(error) or type(error).__name__
+        if torn is not None:
+            return f"the checksum of {torn} is another"
+    return None

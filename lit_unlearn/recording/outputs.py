@@ -1,8 +1,7 @@
-"""The run directory: who may write into it, files that are whole or absent, and the saved model."""
+"""The run directory: who may write into it, and files that are whole or absent."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -10,22 +9,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.files import in_dtype
-from lit_unlearn.models.lora import merged_weights, save_adapters
-from lit_unlearn.models.settings import ExportForm
 from lit_unlearn.recording.lock import LOCK, locked
 
 MARKS = ("environment.json", "config.yaml")
 """Files by which a directory is known as a run of ours, in the order in which they are written."""
-SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
 
 @contextmanager
@@ -51,8 +43,11 @@ def open_run(output_dir: str, resume: bool, overwrite: bool) -> Iterator[Path]:
     with locked(run_dir):
         if not resume and _is_taken(run_dir, overwrite):
             _clear(run_dir)
-        for litter in run_dir.rglob(".*.tmp"):  # of a run that was killed: ``replacing`` makes such names
-            litter.unlink()
+        for litter in list(run_dir.rglob(".*.tmp")):  # of a run that was killed: ``replacing`` makes such names
+            if litter.is_dir():
+                shutil.rmtree(litter)
+            else:
+                litter.unlink(missing_ok=True)
         yield run_dir
 
 
@@ -78,10 +73,8 @@ def check_directory(directory: Path, key: str) -> None:
     try:
         Path(tempfile.mkdtemp(dir=above)).rmdir()  # what a file system allows is known once it was tried
     except OSError as error:
-        raise UserError(
-            f"{key}={directory} cannot be written to: {above} is not a directory that this user may change; choose "
-            f"another {key}=..."
-        ) from error
+        told = f"{key}={directory} cannot be written to: {above} is not a directory that this user may change"
+        raise UserError(f"{told}; choose another {key}=...") from error
 
 
 def _is_taken(run_dir: Path, overwrite: bool) -> bool:
@@ -150,74 +143,3 @@ def _finite(obj: object) -> object:
     if isinstance(obj, Mapping):
         return {key: _finite(value) for key, value in obj.items()}
     return [_finite(value) for value in obj] if isinstance(obj, list | tuple) else obj
-
-
-@dataclass(frozen=True)
-class Export:
-    """How a model is written."""
-
-    dtype: torch.dtype = torch.float32
-    form: ExportForm = "merged"
-    stops: tuple[int, ...] = ()
-    """Tokens by which its answers end, beside those at which its own settings stop generation."""
-
-
-def save_model(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, export: Export | None = None
-) -> None:
-    """Save safetensors, config and tokenizer; ``directory`` holds a whole model or none. One rank calls it.
-
-    Args:
-        policy: its adapters, where it has some, are folded into what is written, or all that is.
-        tokenizer: saved beside the model.
-        directory: replaced when it exists.
-        export: a float32 model unless it says otherwise.
-    """
-    temporary = directory.with_name(f"{directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    export = export or Export()
-    generation = _generation(policy.generation_config, export.stops)
-    try:
-        if export.form == "adapter":
-            save_adapters(policy, temporary, export.dtype)
-            if generation is not None:
-                generation.save_pretrained(temporary)
-        else:
-            _save_merged(policy, temporary, generation, export.dtype)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(directory, ignore_errors=True)
-    temporary.rename(directory)
-
-
-def _save_merged(
-    policy: PreTrainedModel, directory: Path, generation: GenerationConfig | None, dtype: torch.dtype
-) -> None:
-    own = policy.generation_config
-    policy.generation_config = generation  # type: ignore[assignment]
-    try:
-        policy.save_pretrained(directory, state_dict=in_dtype(merged_weights(policy), dtype))
-    finally:
-        policy.generation_config = own
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    named = str(dtype).removeprefix("torch.")
-    write_json(directory / "config.json", {**config, "dtype": named})  # else it reloads in the policy's precision
-
-
-def _generation(own: GenerationConfig | None, stops: tuple[int, ...]) -> GenerationConfig | None:
-    """A model's own settings of generation, which stop at ``stops`` too, as they can be saved.
-
-    Greedy decoding with sampling fields set, as many hub models have it, is refused by save_pretrained.
-    """
-    if own is None:
-        return None
-    saved = copy.deepcopy(own)
-    named = saved.eos_token_id if isinstance(saved.eos_token_id, list) else [saved.eos_token_id]
-    ends = list(dict.fromkeys([*(id for id in named if id is not None), *stops]))
-    if stops:
-        saved.eos_token_id = ends if len(ends) > 1 else ends[0]
-    for name in () if saved.do_sample else SAMPLING_FIELDS:
-        setattr(saved, name, None)
-    return saved

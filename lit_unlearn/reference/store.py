@@ -78,10 +78,17 @@ class ReferenceStore:
         name = f"{role}/{id}/{what}"
         return self.files[name].get_tensor(name)  # type: ignore[attr-defined]
 
+    def _parts(self, role: Role, ids: list[int], what: str) -> list[Tensor]:
+        """Of a block without rows, nothing of the right width."""
+        if ids:
+            return [self.get(role, id, what) for id in ids]
+        name = next(name for name in self.files if name.startswith(f"{role}/") and name.endswith(f"/{what}"))
+        return [self.files[name].get_tensor(name)[:0]]  # type: ignore[attr-defined]
+
     def states(self, role: Role, rows: Rows) -> States:
         """What an engine of the start would give for this block."""
         ask, device = self.asks[role], rows.input_ids.device
-        join = lambda what: torch.cat([self.get(role, id, what) for id in rows.example_id.tolist()]).to(device)  # noqa: E731
+        join = lambda what: torch.cat(self._parts(role, rows.example_id.tolist(), what)).to(device)  # noqa: E731
         row, _, labels = kept_positions(rows, ask.attended) if ask.logps else no_positions(rows)
         at_row, _ = (rows.labels != IGNORE_INDEX).nonzero(as_tuple=True)
         layers = {layer: join(f"layer_{layer}") for layer in ask.hidden_layers}

@@ -69,7 +69,7 @@ def assemble(
     if not engine.packs:
         name, attention = type(policy).__name__, config.model.attention
         log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
-    module = kind(engine, study.terms, config.optim, reference)
+    module = kind(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
 
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None

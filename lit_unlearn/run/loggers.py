@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
 from lit_unlearn.config.schema import Config
 from lit_unlearn.config.terms import build_terms
+from lit_unlearn.display.screen import show
 from lit_unlearn.evaluation.report import ROWS
 from lit_unlearn.recording.history import History
 from lit_unlearn.recording.keys import evaluation_key
-from lit_unlearn.recording.live import Live
 from lit_unlearn.recording.settings import MAX_TAG
 from lit_unlearn.recording.wandb.run import Direction, Identity, wandb_logger
 from lit_unlearn.types import Role, union_of_needs
@@ -51,3 +54,21 @@ def benchmark_tag(config: Config) -> str:
     """``tofu-forget10``, or the name alone where it has no named forget splits."""
     fields = config.data.benchmark
     return "-".join(str(fields[key]).rpartition(":")[2] for key in ("name", "forget_split") if key in fields)
+
+
+class Live(Logger):
+    """Keeps nothing; Lightning has made plain numbers of what it is given, for the other loggers."""
+
+    @property
+    def name(self) -> str:
+        return ""
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        show(metrics, step or 0)
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nobody watches settings."""

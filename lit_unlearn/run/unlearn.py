@@ -16,7 +16,7 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.checkpoints import last_checkpoint
-from lit_unlearn.recording.outputs import Export, save_model
+from lit_unlearn.recording.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
 from lit_unlearn.run.early.start import Start, start
@@ -25,6 +25,7 @@ from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
 from lit_unlearn.run.resume import is_finished
 from lit_unlearn.run.target import finetune_models
+from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.trainer import build_trainer, release
 
 
@@ -89,9 +90,10 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run, str | None]:
     module, data, callbacks, evaluation = assemble(begun.study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
     page = Page(evaluation, run_dir, config.uploads_text)
-    trainer = build_trainer(config.trainer, run_dir, [*callbacks, page], loggers, module.learns_partly)
+    trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
+    consolidate(trainer.strategy, policy)
 
     numbers = {name: evaluation.numbers[name] for name in MODELS if name in evaluation.numbers}
     run = Run(run_dir, numbers, policy.eval(), begun.tokenizer)

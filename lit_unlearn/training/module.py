@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
-from lit_unlearn.engine.body import evaluating
-from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.engine.body import decoder_blocks, evaluating
+from lit_unlearn.engine.scoring import ScoringEngine, Step
 from lit_unlearn.errors import NonFiniteLoss
 from lit_unlearn.models.lora import adapters_off, has_adapters
+from lit_unlearn.parallel import all_reduce_sum
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.reference.store import ReferenceStore
+from lit_unlearn.strategies.fsdp import Fsdp2Strategy, shard
+from lit_unlearn.strategies.whole import accumulate, open_root, own_part, whole
+from lit_unlearn.strategies.zero import ZeroStrategy
+from lit_unlearn.training.batches import micro_batches
 from lit_unlearn.training.optim import adamw, schedule
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Batch, Terms, union_of_needs
@@ -25,9 +33,16 @@ class UnlearnModule(L.LightningModule):
     """The trainable policy, its frozen reference where a term needs the model itself, and the named terms."""
 
     def __init__(
-        self, engine: ScoringEngine, terms: Terms, optim: OptimConfig, reference: ScoringEngine | None = None
+        self,
+        engine: ScoringEngine,
+        terms: Terms,
+        optim: OptimConfig,
+        reference: ScoringEngine | None = None,
+        micro_batch_size: int | None = None,
     ) -> None:
+        """``micro_batch_size``: rows of each role in one forward of this rank; None: all."""
         super().__init__()
+        self.micro_batch_size = micro_batch_size
         self.engine = engine.train()
         self.terms, self.optim = dict(terms), optim
         self.weights = {name: term.weight for name, term in terms.items()}
@@ -59,22 +74,58 @@ class UnlearnModule(L.LightningModule):
         towers = model.config.get_text_config() is not model.config
         return stops_early or towers or any("expert" in name for name in names)
 
+    def configure_model(self) -> None:
+        """Under FSDP2 the engine is the root that is cut, and so is the reference."""
+        if isinstance(self.trainer.strategy, Fsdp2Strategy):
+            mesh, low = self.device_mesh["data_parallel"], self.trainer.precision != "32-true"  # type: ignore[index]
+            for engine in [self.engine] + ([self.reference] if self.reference is not None else []):
+                shard(engine, list(decoder_blocks(engine.model)), mesh, low)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Whole weights and the run's precision, for whatever looks at a model between the steps; on every rank."""
+        models = [self.engine] + ([self.reference] if self.reference is not None else [])
+        with self.trainer.precision_plugin.forward_context(), whole(self.trainer.strategy, models):
+            yield
+
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         self.zero_grad()  # Lightning would keep them through evaluations and the next step's forward
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""
-        with self.start() as start:
-            reference = reference_states(batch, self.needs.reference, start, self.store)
-        step = self.engine(batch, self.terms, reference, self.weights, self.apart, self.wants_each)
-        self._refuse_non_finite(step.losses, batch)
+        *firsts, last = micro_batches(batch, self.micro_batch_size)
+        overall = None
+        if firsts:
+            overall = all_reduce_sum(
+                torch.stack([self.engine.weigh(part, self.terms) for part in (*firsts, last)]).sum(0)
+            )
+        losses: Counter[str] = Counter()
+        stats: Counter[str] = Counter()
+        for part in firsts:
+            step = self._score(part, overall)
+            losses.update(step.losses)
+            stats.update(step.stats)
+            accumulate(self.trainer.strategy, step.loss)
+        step = self._score(last, overall)
+        losses.update(step.losses)
+        stats.update(step.stats)
+        self._refuse_non_finite(losses, batch)
         self.loss_apart, self.loss_of_each = step.apart, step.each
-        total = sum(self.weights[name] * value for name, value in step.losses.items())
-        logged = {f"train/{name}_loss": value for name, value in step.losses.items()}
-        logged |= {f"train/{name}": value for name, value in step.stats.items()} | {"train/loss": total}
+        total = sum(self.weights[name] * value for name, value in losses.items())
+        logged = {f"train/{name}_loss": value for name, value in losses.items()}
+        logged |= {f"train/{name}": value for name, value in stats.items()} | {"train/loss": total}
         self.log_dict(logged, prog_bar=False, batch_size=1)
         self.log("loss", total, prog_bar=True, logger=False, batch_size=1)
         return step.loss
+
+    def _score(self, batch: Batch, overall: Tensor | None) -> Step:
+        with open_root(self.trainer.strategy, self.reference or (self.engine if self.needs.reference else None)):
+            with self.start() as start:
+                reference = reference_states(batch, self.needs.reference, start, self.store)
+            return self.engine(batch, self.terms, reference, self.weights, self.apart, self.wants_each, overall)
+
+    def optimizer_zero_grad(self, *args: object) -> None:
+        """Lightning calls it before the last backward, when the gradients of the micro-batches before are there."""
 
     @contextmanager
     def start(self) -> Iterator[ScoringEngine | None]:
@@ -109,7 +160,12 @@ class UnlearnModule(L.LightningModule):
             norm = nn.utils.get_total_norm([weight.grad for weight in weights])
         else:
             norm = nn.utils.clip_grad_norm_(weights, gradient_clip_val)
-        self.log("train/grad_norm", norm, batch_size=1)
+        self.log("train/grad_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm, batch_size=1)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if isinstance(self.trainer.strategy, ZeroStrategy):  # which clips inside its step
+            self.log("train/grad_norm", float(self.trainer.strategy.grad_norm), batch_size=1)
 
     def configure_optimizers(self):
         optimizer = adamw(self.engine.parameters(), self.optim)
@@ -120,7 +176,8 @@ class UnlearnModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Runs before the epoch's checkpoint is written, so that a broken model never replaces a good one."""
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in self.engine.parameters()):
+        broken = sum(int(not torch.isfinite(own_part(weight)).all()) for weight in self.engine.parameters())
+        if all_reduce_sum(torch.tensor(broken, device=self.device)):
             raise NonFiniteLoss(
                 f"a weight is NaN or infinite after step {self.global_step}, epoch {self.current_epoch}; a "
                 "checkpoint from before is kept; try a lower optim.lr"

@@ -50,6 +50,8 @@ class TrainerConfig:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
     """Processes on this machine, one a GPU (or one a CPU process)."""
+    num_nodes: int = 1
+    """Machines, with ``devices`` processes each; started by ``srun`` or ``torchrun``."""
     num_threads: int | None = None
     """CPU threads of each process; null: torch's choice. Tiny models are fastest with 1."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -62,6 +64,11 @@ class TrainerConfig:
     keep_checkpoints: int = 2
     """How many of them stay, the newest; a new one is whole on the disk before an older one goes."""
 
+    @property
+    def world(self) -> int:
+        """Processes on all machines."""
+        return self.devices * self.num_nodes
+
     def __post_init__(self) -> None:
         if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(
@@ -70,9 +77,9 @@ class TrainerConfig:
             )
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise ValueError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
-        counts = (self.devices, self.log_every_n_steps, self.num_threads or 1, self.keep_checkpoints)
+        counts = (self.devices, self.num_nodes, self.log_every_n_steps, self.num_threads or 1, self.keep_checkpoints)
         if min(counts) < 1 or self.checkpoint_every_n_epochs < 0:
             raise ValueError(
-                "trainer: devices, num_threads, log_every_n_steps and keep_checkpoints must be at least 1, "
+                "trainer: devices, num_nodes, num_threads, log_every_n_steps and keep_checkpoints must be at least 1, "
                 "checkpoint_every_n_epochs at least 0"
             )

@@ -18,12 +18,16 @@ from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.recording.checkpoints import DurableFiles
+from lit_unlearn.strategies.build import build_strategy, chosen
+from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.checkpoints import Checkpoints
 from lit_unlearn.training.settings import TrainerConfig
+
+TIMEOUT = timedelta(minutes=60)
+"""Of a collective: a rank that is gone ends the others."""
 
 
 class _WholeEpochs(_FitLoop):
@@ -53,6 +57,7 @@ def prepare_device(config: TrainerConfig) -> None:
 
 def build_trainer(
     config: TrainerConfig,
+    strategy: StrategyConfig,
     run_dir: Path,
     callbacks: Sequence[L.Callback],
     loggers: Sequence[Logger],
@@ -60,17 +65,19 @@ def build_trainer(
 ) -> L.Trainer:
     """One optimizer batch is one batch of the loader, so nothing accumulates and Lightning's sampler stays out.
 
-    ``learns_partly``: as of ``strategy_of``.
+    ``learns_partly``: as of ``build_strategy``.
     """
     checkpoints: list[L.Callback] = []
     if config.checkpoint_every_n_epochs:
         every, keep = config.checkpoint_every_n_epochs, config.keep_checkpoints
         checkpoints.append(Checkpoints(run_dir / "checkpoints", every, keep))
+    zero = chosen(strategy, config.world).startswith("zero")
     trainer = L.Trainer(
         accelerator=config.accelerator,
         devices=config.devices,
-        strategy=strategy_of(config, learns_partly),
-        precision=config.precision,
+        num_nodes=config.num_nodes,
+        strategy=build_strategy(strategy, config.world, config.precision, _backend(config), TIMEOUT, learns_partly),
+        precision=None if zero else config.precision,  # ZeRO's strategy brings its own
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
         gradient_clip_val=config.gradient_clip,
@@ -130,16 +137,13 @@ def release() -> None:
 
 def build_fabric(config: TrainerConfig) -> Fabric:
     """Processes and devices without a training loop, for evaluation."""
-    strategy = "auto" if config.devices == 1 else FabricDDPStrategy(process_group_backend=_backend(config))
-    return Fabric(accelerator=config.accelerator, devices=config.devices, strategy=strategy, precision=config.precision)
-
-
-def strategy_of(config: TrainerConfig, learns_partly: bool = False) -> Strategy | str:
-    """One process, or DDP; ``learns_partly``: some trainable weights may get no gradient, so DDP looks for them."""
-    if config.devices == 1:
-        return "auto"
-    return DDPStrategy(
-        process_group_backend=_backend(config), timeout=timedelta(minutes=60), find_unused_parameters=learns_partly
+    strategy = "auto" if config.world == 1 else FabricDDPStrategy(process_group_backend=_backend(config))
+    return Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.num_nodes,
+        strategy=strategy,
+        precision=config.precision,
     )
 
 

@@ -45,6 +45,10 @@ class Rows:
     def pin_memory(self) -> Rows:
         return self._map(Tensor.pin_memory)
 
+    def slice(self, first: int, last: int) -> Rows:
+        """Rows first..last-1."""
+        return self._map(lambda tensor: tensor[first:last])
+
     def _map(self, function) -> Rows:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: function(t) for name, t in tensors.items() if t is not None})

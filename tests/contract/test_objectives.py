@@ -11,7 +11,7 @@ import torch
 import lit_unlearn.objectives
 from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.engine.scoring import ScoringEngine
-from lit_unlearn.engine.states import States, blank_scores, scores_of
+from lit_unlearn.engine.states import States, blank_scores, label_states, scores_of
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.types import Ask, Loss, Role, Rows, Scores, Term, union_of_needs
 
@@ -175,9 +175,8 @@ class _Unread(dict):
 def test_weights_are_known_without_distributions(objective, models, make_batch):
     batch, needs = make_batch(objective), objective.needs
     blank = []
-    for model, asks in zip(models, (needs.policy, needs.reference), strict=True):
-        states = ScoringEngine(model).states(batch, asks)
-        scores = {role: blank_scores(states[role], ask) for role, ask in asks.items()}
+    for asks in (needs.policy, needs.reference):
+        scores = {role: blank_scores(label_states(batch[role], ask, 32), ask, 160) for role, ask in asks.items()}
         blank.append({role: replace(known, extras=_Unread(known.extras)) for role, known in scores.items()})
     assert torch.equal(objective(*blank).weights, evaluate(objective, models, batch).weights)
 

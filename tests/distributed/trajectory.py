@@ -1,4 +1,7 @@
-"""Fits every case with a real trainer and writes each logged number: `trajectory.py OUT.json NUM_PROCESSES`."""
+"""Fits cases with a real trainer and writes each logged number and the last weights.
+
+`trajectory.py OUT.json NUM_PROCESSES STRATEGY[+OFFLOAD] MICRO_BATCH_SIZE [CASE ...]`; 0: no micro-batches.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
@@ -22,18 +26,22 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.models.lora import add_adapters
+from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history
 from lit_unlearn.reference.plan import plan_reference
+from lit_unlearn.strategies.settings import StrategyConfig
+from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
-from lit_unlearn.training.trainer import strategy_of
+from lit_unlearn.training.trainer import build_trainer
 from lit_unlearn.types import Role, Term, union_of_needs
 
-BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 40
+BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 41  # odd: no two ranks get equal parts
 END = AnswerEnd(train_tokenizer(["some text"], 300), 1, (1, 2, 3))
-LENGTHS = {Role.forget: (5, 1, 9, 3, 12, 2, 6, 1, 8, 4), Role.retain: (2, 8, 3, 11, 1, 6, 4)}
+LENGTHS = {Role.forget: (5, 1, 9, 3, 12, 2, 6, 1, 8, 4, 7), Role.retain: (2, 8, 3, 11, 1, 6, 4)}
 
 
 def term(weight: float, name: str, **fields) -> Term:
@@ -41,9 +49,11 @@ def term(weight: float, name: str, **fields) -> Term:
 
 
 BELIEF, NLL = {"role": Role.belief}, term(1.0, "nll")
+RESIDENT, ADAPTERS, TIED = ", a resident reference", ", adapters", ", tied"
 CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
     "npo": ({"forget": term(1.0, "npo"), "retain": NLL}, BeliefConfig()),
     "kl": ({"forget": term(0.5, "grad_ascent"), "retain": term(1.0, "kl")}, BeliefConfig()),
+    "npo" + TIED: ({"forget": term(1.0, "npo"), "retain": NLL}, BeliefConfig()),
     "bst": ({"forget": term(1.0, "bst"), "retain": NLL}, BeliefConfig()),
     "rmu": (
         {"forget": term(1.0, "rmu", layer=0), "retain": term(1.0, "hidden_match", layer=0)},
@@ -61,6 +71,8 @@ CASES: dict[str, tuple[dict[str, Term], BeliefConfig]] = {
         {"forget": term(1.0, "npo"), "retain": NLL},
         BeliefConfig(),
     ),
+    "kl" + RESIDENT: ({"forget": term(1.0, "npo"), "retain": term(1.0, "kl")}, BeliefConfig()),
+    "npo" + ADAPTERS: ({"forget": term(1.0, "npo"), "retain": term(1.0, "kl")}, BeliefConfig()),
     "bss on npo, all beliefs, windows of two steps": (
         {"forget": term(0.5, "npo"), "belief": term(0.5, "npo", **BELIEF)},
         BeliefConfig(2, 1.0, 1.0, 6, every_n_epochs=None, every_n_steps=2, per_step="all", batch_size=8),
@@ -83,7 +95,7 @@ def split(role: Role) -> list[Encoded]:
     return [Encoded(100 + i, ids(2 + i % 4), (*ids(length - 1), 1)) for i, length in enumerate(LENGTHS[role])]
 
 
-def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
+def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path) -> list[dict[str, float]]:
     terms, config = CASES[case]
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -93,17 +105,20 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
         num_hidden_layers=2,
         num_attention_heads=4,
         initializer_range=0.2,
+        tie_word_embeddings=TIED in case,
     )
     model = LlamaForCausalLM(shape)
     needs = union_of_needs(terms)
-    plan = plan_reference(needs, "auto")
+    plan = plan_reference(needs, "resident" if RESIDENT in case else "auto", ADAPTERS in case)
     roles = [role for role in (Role.forget, Role.retain) if role in needs.policy]
     store = BeliefStore(config.per_step) if Role.belief in needs.policy else None
     data = UnlearnData({role: split(role) for role in roles}, BATCH_SIZE, 0, store)
     reference = ScoringEngine(copy.deepcopy(model)) if plan.resident else None
+    if ADAPTERS in case:
+        add_adapters(model, LoraConfig(rank=4, alpha=16.0))
     optim = OptimConfig(lr=3e-3, warmup_epochs=0, eps=1e-4)
     engine = ScoringEngine(model)
-    module, record = UnlearnModule(engine, terms, optim, reference), Record()
+    module, record = UnlearnModule(engine, terms, optim, reference, micro), Record()
     callbacks: list[L.Callback] = [record]
     if plan.stored:
         callbacks.append(ReferenceCache(data, plan.stored, 3, directory, engine))
@@ -112,20 +127,18 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
     shares = History(directory / "shares")
     if "share" in case:
         callbacks.append(GradientShares(1))
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=world,
-        strategy=strategy_of(TrainerConfig(accelerator="cpu", devices=world), module.learns_partly),
-        max_epochs=NUM_EPOCHS,
-        callbacks=callbacks,
-        logger=shares if "share" in case else False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+    config = TrainerConfig(NUM_EPOCHS, accelerator="cpu", devices=world, gradient_clip=1.0, checkpoint_every_n_epochs=0)
+    name, _, offload = strategy.partition("+")
+    chosen = StrategyConfig(name, offload or "none", persistent_below=0)  # type: ignore[arg-type]
+    loggers = [shares] if "share" in case else []
+    trainer = build_trainer(config, chosen, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
     assert trainer.world_size == world
+    consolidate(trainer.strategy, model)
+    if trainer.is_global_zero:
+        (directory.parent / "weights").mkdir(exist_ok=True)
+        weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+        save_file(weights, directory.parent / "weights" / f"{case}.safetensors")
     if "share" in case and trainer.is_global_zero:
         for key, points in read_history(shares.path).items():
             for step, value in points if key.startswith("gradient/") else ():
@@ -136,7 +149,8 @@ def fit(case: str, world: int, directory: Path) -> list[dict[str, float]]:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    out, world = Path(sys.argv[1]), int(sys.argv[2])
-    found = {case: fit(case, world, out.parent / f"reference_{world}") for case in CASES}
+    out, world, strategy, micro = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]) or None
+    cases = sys.argv[5:] or CASES
+    found = {case: fit(case, world, strategy, micro, out.parent / f"reference_{world}") for case in cases}
     if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
         out.write_text(json.dumps(found))

@@ -16,7 +16,7 @@ from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.recording.checkpoints import checkpoints
 from lit_unlearn.recording.history import read_history
-from lit_unlearn.recording.outputs import Export, save_model
+from lit_unlearn.recording.saved_model import Export, save_model
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule
 

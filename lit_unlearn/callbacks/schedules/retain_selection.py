@@ -78,7 +78,9 @@ class RetainSelection(Schedule):
         self.weights = {row.id: row.weight for row in rows}
         if not self.start:
             self.start = self._cross_entropy(pl_module, rows)
-        self._weigh(rows)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._weigh(self._rows(trainer))  # some strategies load a checkpoint only after the start of the fit
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.kept is not None or trainer.current_epoch + 1 < self.start_epoch:
@@ -118,7 +120,7 @@ class RetainSelection(Schedule):
         """Mean over the answer's tokens of each row; every rank scores its share and knows all."""
         assert isinstance(pl_module, UnlearnModule)
         mine = rows[rank() :: world_size()]
-        with pl_module.trainer.precision_plugin.forward_context():
+        with pl_module.reading():
             scored = score_answers(pl_module.engine, mine, self.batch_size, f"cross-entropy of {self.role.value}")
         return gather_by_key({row.id: -answer.mean_logp for row, answer in zip(mine, scored, strict=True)})
 

@@ -113,7 +113,7 @@ def _unlearn(study: Study, policy: PreTrainedModel) -> int:
     trainer = build_rehearsal(study.config.trainer, taking_part)
     with told("a step of this run"):
         trainer.fit(module, data)
-    with told("evaluation"), trainer.precision_plugin.forward_context():
+    with told("evaluation"), module.reading():
         evaluation.evaluator.ask(module.engine, "rehearsed")
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 

@@ -27,11 +27,11 @@ def test_off_is_off_and_keep_keeps(config: PretrainedConfig, kind, attention: st
     kind(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     ids = torch.arange(5, 25)[None]
-    for dropout in ("keep", "off"):
+    for dropout in ("keep", "none"):
         model, _ = load_pretrained(str(tmp_path), ModelConfig(dropout=dropout, attention=attention))  # type: ignore[arg-type]
         expected = model.eval()(ids).logits
         trained = [model.train()(ids).logits for _ in range(3)]
-        assert all(torch.equal(logits, expected) for logits in trained) == (dropout == "off")
+        assert all(torch.equal(logits, expected) for logits in trained) == (dropout == "none")
         dropped = [value for name, value in model.config.to_dict().items() if "drop" in name and value]
         assert bool(dropped) == (dropout == "keep")
 
@@ -40,7 +40,7 @@ def test_adapters_keep_their_own(tokenizer, tmp_path: Path):
     pytest.importorskip("peft")
     GPT2LMHeadModel(GPT2).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    model, _ = load_pretrained(str(tmp_path), ModelConfig(dropout="off"))
+    model, _ = load_pretrained(str(tmp_path), ModelConfig(dropout="none"))
     add_adapters(model, LoraConfig(rank=2, dropout=0.25))
     probabilities = {name: module.p for name, module in model.named_modules() if isinstance(module, nn.Dropout)}
     assert len(probabilities) > 8

@@ -13,7 +13,7 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.models.lora import adapters_off, add_adapters, check_lora_installed, has_adapters, merged_weights
 from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.recording.outputs import save_model
+from lit_unlearn.recording.saved_model import save_model
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.settings import OptimConfig

@@ -13,6 +13,7 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import NonFiniteLoss
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history
+from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 from lit_unlearn.training.trainer import build_trainer
@@ -114,7 +115,7 @@ def test_the_trainer_s_gradient_clip_reaches_the_gradient(make_module, tmp_path)
     module, data = make_module()
     watch, history = Watch(), History(tmp_path)
     config = TrainerConfig(max_epochs=1, accelerator="cpu", gradient_clip=0.25, checkpoint_every_n_epochs=0)
-    build_trainer(config, tmp_path, [watch], [history]).fit(module, data)
+    build_trainer(config, StrategyConfig(), tmp_path, [watch], [history]).fit(module, data)
     assert watch.after == pytest.approx([0.25, 0.25], rel=1e-4)
     logged = read_history(history.path)
     assert [value for _, value in logged["train/grad_norm"]] == pytest.approx(watch.before, rel=1e-5)

@@ -15,7 +15,8 @@ from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.recording.outputs import save_model
+from lit_unlearn.recording.saved_model import save_model
+from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optim import adamw
 from lit_unlearn.training.optimizers import AdamWInBackward, check_installed, hold_weights
@@ -49,7 +50,7 @@ def make_trainer(tmp_path: Path):
     def make(max_epochs: int, precision: str = "32-true") -> L.Trainer:
         config = TrainerConfig(max_epochs=max_epochs, accelerator="cpu", checkpoint_every_n_epochs=0)
         config.precision, config.gradient_clip = precision, None  # type: ignore[assignment]
-        return build_trainer(config, tmp_path, [], [])
+        return build_trainer(config, StrategyConfig(), tmp_path, [], [])
 
     return make
 

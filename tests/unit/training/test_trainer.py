@@ -6,6 +6,7 @@ import pytest
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
+from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.settings import TrainerConfig
 from lit_unlearn.training.trainer import build_trainer
 
@@ -18,7 +19,7 @@ def test_slurm_requeues_no_job_through_a_checkpoint_of_its_own(
     task = {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     for name, value in task.items() if in_slurm else ():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    trainer = build_trainer(TrainerConfig(accelerator="cpu"), tmp_path, [], [])
+    trainer = build_trainer(TrainerConfig(accelerator="cpu"), StrategyConfig(), tmp_path, [], [])
     environment = trainer._accelerator_connector.cluster_environment
     assert type(environment) is (SLURMEnvironment if in_slurm else LightningEnvironment)
     if isinstance(environment, SLURMEnvironment):

@@ -1,0 +1,1 @@
+"""How ranks share a step, and how weights that are cut in pieces are read."""

@@ -1,0 +1,60 @@
+"""FSDP2 under Lightning: blocks are cut one by one, then the rest; a checkpoint is one file for any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from lit_unlearn.strategies.whole import Sharded
+
+
+class Fsdp2Strategy(Sharded, ModelParallelStrategy):
+    """Every rank is one of one mesh."""
+
+    def __init__(self, world: int, backend: str, timeout: timedelta) -> None:
+        super().__init__(world, 1, save_distributed_checkpoint=False, process_group_backend=backend, timeout=timeout)
+
+    @contextmanager
+    def whole(self, models: Sequence[nn.Module]) -> Iterator[None]:
+        units = [unit for model in models for unit in model.modules() if isinstance(unit, FSDPModule)]
+        for unit in units:
+            unit.set_reshard_after_forward(False, recurse=False)
+            unit.unshard()
+        try:
+            yield
+        finally:
+            for unit in units:
+                unit.reshard()
+                unit.set_reshard_after_forward(all(unit is not model for model in models), recurse=False)
+
+    @contextmanager
+    def open_root(self, model: nn.Module) -> Iterator[None]:
+        assert isinstance(model, FSDPModule)
+        model.unshard()
+        try:
+            yield
+        finally:
+            model.reshard()
+
+    def exact(self, weight: nn.Parameter) -> Tensor:
+        return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+
+def shard(root: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, low: bool) -> None:
+    """Cut ``blocks``, then what is left of ``root``, whose forward must be the one that is called.
+
+    ``low``: gather and compute in bf16, reduce gradients in float32.
+    """
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low else MixedPrecisionPolicy()
+    for block in blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(root, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    root._get_fsdp_state()._lazy_init()  # type: ignore[operator]  # else the first block that is run becomes the root

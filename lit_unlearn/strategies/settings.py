@@ -1,0 +1,34 @@
+"""Settings of the strategy, read before torch is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+StrategyName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
+CUT = ("zero1", "zero2", "zero3", "fsdp2")
+"""Strategies that cut gradients or moments in pieces."""
+
+
+@dataclass
+class StrategyConfig:
+    """Which part of the states each rank holds. Bytes a weight in float32 with AdamW, W ranks: ``ddp`` 16, ``zero1``
+    8 + 8 / W, ``zero2`` 4 + 12 / W, ``zero3`` and ``fsdp2`` 16 / W."""
+
+    name: StrategyName = "auto"
+    """``single``: one process. ``ddp``: whole copies. ``zero1``, ``zero2``, ``zero3``: DeepSpeed cuts the moments, the
+    gradients too, the weights too (Rajbhandari et al., 2020). ``fsdp2``: PyTorch cuts all three; its checkpoints go on
+    on any number of ranks. ``auto``: ``single`` on one device, else ``ddp``."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What waits in the host's memory: the moments, which the host's processors then move, or the weights too; for
+    ``zero2`` and ``zero3``."""
+    persistent_below: int = 100_000
+    """Under ``zero3``, weights of fewer elements stay whole on every rank."""
+
+    def __post_init__(self) -> None:
+        if self.persistent_below < 0:
+            raise ValueError(f"strategy.persistent_below={self.persistent_below} must not be negative")
+        if self.offload != "none" and self.name not in ("zero2", "zero3"):
+            raise ValueError(f"strategy.offload={self.offload} needs strategy.name=zero2 or zero3, not {self.name}")
+        if self.offload == "parameters" and self.name != "zero3":
+            raise ValueError("strategy.offload=parameters needs strategy.name=zero3; zero2 can offload the optimizer")

@@ -1,0 +1,178 @@
+"""DeepSpeed ZeRO under Lightning, on CPUs too: nothing of a batch is cast, and checkpoints run no code."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.seed import reset_seed
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.plugins.precision import DeepSpeedPrecision
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from torch import Tensor, nn
+
+from lit_unlearn.engine.head import Head
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.recording.checkpoints import remove, sync, write_durably
+from lit_unlearn.strategies.settings import StrategyConfig
+from lit_unlearn.strategies.whole import Sharded
+
+
+class ZeroStrategy(Sharded, DeepSpeedStrategy):
+    """Stages 1, 2 and 3. Lightning's own lets no CPU in and reads its checkpoints with code in them."""
+
+    _indexed = False
+
+    def __init__(self, stage: int, config: StrategyConfig, precision: str, backend: str, timeout: timedelta) -> None:
+        super().__init__(
+            stage=stage,
+            offload_optimizer=config.offload != "none",
+            offload_parameters=config.offload == "parameters",
+            precision_plugin=_Inputs(precision),  # type: ignore[arg-type]
+            exclude_frozen_parameters=True,
+            process_group_backend=backend,
+            timeout=timeout,
+            logging_batch_size_per_gpu=1,  # rows differ in number; the mean over them is ours
+            loss_scale=1.0,
+            overlap_comm=False,
+        )
+        assert isinstance(self.config, dict)
+        self.config["zero_optimization"]["stage3_param_persistence_threshold"] = config.persistent_below
+        self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own needs no compiler
+
+    @property
+    def root_device(self) -> torch.device:
+        device = super().root_device
+        return torch.device("cpu", self.local_rank) if self._indexed and device.type == "cpu" else device
+
+    def setup_environment(self) -> None:
+        if self._on_cpu:
+            DDPStrategy.setup_environment(self)  # Lightning's own refuses CPUs
+        else:
+            super().setup_environment()
+
+    def setup_distributed(self) -> None:
+        if not self._on_cpu:
+            super().setup_distributed()
+            return
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # else it is compiled, for minutes
+        reset_seed()
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def init_deepspeed(self) -> None:
+        from deepspeed.runtime.zero import register_external_parameter
+
+        self._indexed = True  # DeepSpeed wants a number
+        try:
+            super().init_deepspeed()
+        finally:
+            self._indexed = False
+        if self.zero_stage_3:
+            root = self.lightning_module
+            assert root is not None
+            for engine in [module for module in root.modules() if isinstance(module, ScoringEngine)]:
+                for weight in Head.of(engine.model).shell.parameters():
+                    register_external_parameter(root, weight)  # whole for as long as a step's forward takes
+        files = self._engine.checkpoint_engine
+        files.save, files.load = lambda state_dict, path: write_durably(state_dict, Path(path)), _load
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Models come whole and are cut by ``setup``: Lightning's context breaks their positions' frequencies."""
+        yield
+
+    @contextmanager
+    def whole(self, models: Sequence[nn.Module]) -> Iterator[None]:
+        if not self.zero_stage_3:
+            yield
+            return
+        from deepspeed.runtime.zero import GatheredParameters
+
+        offload = self._engine.optimizer.parameter_offload
+        with GatheredParameters([weight for model in models for weight in model.parameters()]):
+            for weight in offload.module.parameters():
+                weight.ds_active_sub_modules.clear()
+            for hook in offload.forward_hooks + offload.backward_hooks:  # they would cut each weight after its use
+                hook.remove()
+            offload.forward_hooks, offload.backward_hooks = [], []
+            try:
+                yield
+            finally:
+                offload._register_deepspeed_module(offload.module)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None
+    ) -> None:
+        """A directory with a file a rank, whole or absent."""
+        path = Path(self.broadcast(filepath))
+        unfinished = path.with_name(f".{path.name}.new.tmp")
+        super().save_checkpoint(checkpoint, unfinished, storage_options)
+        self.barrier()
+        if self.is_global_zero:
+            if path.exists():
+                remove(path)
+            sync(unfinished)
+            unfinished.rename(path)
+            sync(path.parent)
+        self.barrier()
+
+    def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
+        """``init_deepspeed`` has tied it to the step."""
+        return nullcontext()
+
+    def accumulate(self, loss: Tensor) -> None:
+        engine = self._engine
+        engine.set_gradient_accumulation_boundary(is_boundary=False)
+        engine.backward(loss)
+        engine.optimizer.clear_backward_seen_flag()  # else stage 3 lets the next gradient overwrite this one
+        engine.set_gradient_accumulation_boundary(is_boundary=True)
+
+    def exact(self, weight: nn.Parameter) -> Tensor:
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        if weight.requires_grad:
+            found = safe_get_full_fp32_param(weight)
+            if found is not None:
+                return found.view(getattr(weight, "ds_shape", weight.shape))
+        with GatheredParameters([weight], enabled=self.zero_stage_3):
+            return weight.detach().clone()
+
+    @property
+    def grad_norm(self) -> float:
+        """Of the last step, before clipping."""
+        return self._engine.get_global_grad_norm() or 0.0
+
+    @property
+    def _engine(self) -> Any:
+        return self.deepspeed_engine
+
+    @property
+    def _on_cpu(self) -> bool:
+        return isinstance(self.accelerator, CPUAccelerator)
+
+
+class _Inputs(DeepSpeedPrecision):
+    """Leaves a batch as it is: log-probs of the reference would be rounded to bf16."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def _load(path: str, map_location: Any = None) -> Any:
+    """Tensors, plain values and a few classes of DeepSpeed's own: a checkpoint runs no code."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address, OrderedDict]):
+        return torch.load(path, map_location=map_location, weights_only=True)
