@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lit_unlearn.engine.body import decoder_blocks, evaluating
 from lit_unlearn.engine.scoring import ScoringEngine, Step
-from lit_unlearn.errors import NonFiniteLoss
+from lit_unlearn.errors import NonFiniteLoss, UserError
 from lit_unlearn.models.lora import adapters_off, has_adapters
 from lit_unlearn.parallel import all_reduce_sum
 from lit_unlearn.reference.plan import reference_states
@@ -24,7 +24,7 @@ from lit_unlearn.strategies.fsdp import Fsdp2Strategy, shard
 from lit_unlearn.strategies.whole import accumulate, open_root, own_part, whole
 from lit_unlearn.strategies.zero import ZeroStrategy
 from lit_unlearn.training.batches import micro_batches
-from lit_unlearn.training.optim import adamw, schedule
+from lit_unlearn.training.optim import adamw, freeze_above, schedule
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import Batch, Terms, union_of_needs
 
@@ -56,6 +56,13 @@ class UnlearnModule(L.LightningModule):
         self.loss_of_each: Mapping[str, Tensor] = {}
         """The weighted terms, differentiable, from the forward to the end of the backward; empty unless wanted."""
         self.needs = union_of_needs(terms)
+        asks = self.needs.policy.values()
+        self.stops_early = not any(ask.logps for ask in asks)
+        """Whether no term reads log-probs, so that the forward ends with the last block that is read."""
+        if self.stops_early:
+            freeze_above(engine.model, max(layer for ask in asks for layer in ask.hidden_layers))
+        if not any(weight.requires_grad for weight in engine.parameters()):
+            raise UserError("no weight that the terms read is trainable: set optim.trainable to others, or to null")
         self.reference = None if reference is None else reference.eval().requires_grad_(False)
         self.store: ReferenceStore | None = None
         """What is known of the start beforehand, from the start of the fit on."""
@@ -65,14 +72,13 @@ class UnlearnModule(L.LightningModule):
     def learns_partly(self) -> bool:
         """Whether some trainable weights may get no gradient in a step.
 
-        Those above the last block that is read where no term reads log-probs, towers that no text passes, and experts
+        A norm above the last block that is read where no term reads log-probs, towers that no text passes, and experts
         that no token is sent to.
         """
         model = self.engine.model
         names = [name for name, weight in model.named_parameters() if weight.requires_grad]
-        stops_early = not any(ask.logps for ask in self.needs.policy.values())
         towers = model.config.get_text_config() is not model.config
-        return stops_early or towers or any("expert" in name for name in names)
+        return self.stops_early or towers or any("expert" in name for name in names)
 
     def configure_model(self) -> None:
         """Under FSDP2 the engine is the root that is cut, and so is the reference."""

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 
+from lit_unlearn.engine.body import decoder_blocks
 from lit_unlearn.errors import UserError
 from lit_unlearn.training.optimizers import build_optimizer
 from lit_unlearn.training.settings import OptimConfig
@@ -33,6 +34,19 @@ def freeze_others(model: nn.Module, pattern: str | None) -> None:
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(chosen.search(name) is not None)
+
+
+def freeze_above(model: PreTrainedModel, layer: int) -> None:
+    """Freeze the matrices that a forward which ends with decoder block ``layer`` does not reach.
+
+    They get no gradient, which AdamW passes over and DeepSpeed takes for 0: their weight decay would go on.
+    """
+    output, tokens = model.get_output_embeddings(), model.get_input_embeddings()
+    above = [weight for block in decoder_blocks(model)[layer + 1 :] for weight in block.parameters()]
+    read = {id(weight) for weight in tokens.parameters()} if isinstance(tokens, nn.Module) else set()
+    above += [] if output is None else [weight for weight in output.parameters() if id(weight) not in read]
+    for weight in above:
+        weight.requires_grad_(False)
 
 
 def adamw(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from math import ceil
 
 import torch
@@ -61,7 +61,7 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     yield "unlearn", f"rows: {counts}; {_steps(anchor, size, trainer.max_epochs, trainer.max_steps)}"
     yield "  trained", f"{_millions(trained)} parameters with {config.optim.name}, lr {config.optim.lr:g}"
     for name, term in study.terms.items():
-        yield f"  {name}", f"{term.weight:g} x {term.objective}"
+        yield f"  {name}", f"{term.weight:g} x {_told(term.objective)}"
     for name, fields in config.schedules.items():
         yield f"  {name}", ", ".join(f"{key}={value}" for key, value in fields.items()) or "as by default"
     yield "  reference", _reference(study)
@@ -144,3 +144,11 @@ def _reference(study: Study) -> str:
         needed = union_of_needs(study.terms).reference
         kinds = ["the policy without its adapters"] if needed else ["none"]
     return " and ".join(kinds)
+
+
+def _told(objective: object) -> str:
+    """The name and fields of an objective, as a config would have them."""
+    if not is_dataclass(objective):
+        return str(objective)
+    told = (f"{field.name}={getattr(objective, field.name)}" for field in fields(objective))
+    return f"{type(objective).__name__}({', '.join(told)})"
