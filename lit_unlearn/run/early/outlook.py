@@ -62,8 +62,8 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     yield "  trained", f"{_millions(trained)} parameters with {config.optim.name}, lr {config.optim.lr:g}"
     for name, term in study.terms.items():
         yield f"  {name}", f"{term.weight:g} x {_told(term.objective)}"
-    for name, fields in config.schedules.items():
-        yield f"  {name}", ", ".join(f"{key}={value}" for key, value in fields.items()) or "as by default"
+    for name, chosen in config.schedules.items():
+        yield f"  {name}", ", ".join(f"{key}={value}" for key, value in chosen.items()) or "as by default"
     yield "  reference", _reference(study)
     if Role.belief in needs.policy:
         beliefs = config.beliefs or BeliefConfig()
