@@ -73,7 +73,9 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     finetuning = {kind: encoder.encode(benchmark.finetune_split(kind), f"{kind} model's split") for kind in kinds}
     smallest = min(map(len, [*rows.values(), *finetuning.values()]))
     if smallest < config.trainer.world:
-        raise UserError(f"a split has {smallest} rows, too few for {config.trainer.world} processes; lower trainer.devices")
+        raise UserError(
+            f"a split has {smallest} rows, too few for {config.trainer.world} processes; lower trainer.devices"
+        )
     pairing = None
     if Role.alternate in answers:
         forget = benchmark.train_split(Role.forget)
