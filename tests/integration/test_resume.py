@@ -37,7 +37,10 @@ def losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: points for name, points in history.items() if name.startswith(("train/", "squeeze/"))}
 
 
-@pytest.mark.parametrize("options", [[], ["privacy=hashed", "beliefs.every_n_epochs=null"]], ids=["full", "hashed"])
+HASHED = pytest.param(["privacy=hashed", "beliefs.every_n_epochs=null"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("options", [[], HASHED], ids=["full", "hashed"])
 def test_resumed_run_walks_the_straight_run_s_path(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Stopped inside epoch 3, whose beliefs were sampled at the start of epoch 2 and live in the checkpoint.
 

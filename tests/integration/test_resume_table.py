@@ -75,7 +75,12 @@ def curves(run_dir: Path, first: int) -> dict[str, list[tuple[int, float]]]:
     return {name: points for name, points in later.items() if points and not name.startswith(at_epoch_ends)}
 
 
-@pytest.mark.parametrize("options", TABLE, ids=lambda options: " ".join(o.split("=")[0] for o in options) or "plain")
+QUICK = TABLE[:4]
+"""Rows that are always run."""
+MARKED = QUICK + [pytest.param(row, marks=pytest.mark.slow) for row in TABLE[len(QUICK) :]]
+
+
+@pytest.mark.parametrize("options", MARKED, ids=lambda options: " ".join(o.split("=")[0] for o in options) or "plain")
 def test_resumed_is_straight(starts, options: list[str], tmp_path: Path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     fixed = [CONF, f"model.path={starts[MODEL in options]}", "finetune=null", "data.benchmark.num_general=2"]

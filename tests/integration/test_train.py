@@ -157,6 +157,7 @@ def test_wandb_page_folds_and_shows_every_evaluation(finished: Path):
         assert run.summary[key] == {direction.__name__: direction(values), "last": metrics["unlearned"][number]}
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers_and_two_processes_too(finished: Path, tmp_path: Path):
     again, two = tmp_path / "again", tmp_path / "two"
     for run_dir, devices in ((again, 1), (two, 2)):

@@ -354,6 +354,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "lit_unlearn.speed", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path):
     path = tmp_path / "benchmark.json"
     small = ["shapes=[tiny]", "objectives=[npo]", "rows=2", "lengths=[4,2,6]", "repeats=1", "warmups=0", "threads=1"]
