@@ -24,6 +24,7 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.models.files import stored_dtype
@@ -74,6 +75,12 @@ def assemble(
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None
     if dtype != torch.float32:  # else what is trained is what is exported
+        name = config.strategy.name
+        if name.startswith("zero") or (name == "fsdp2" and config.model.lora is not None):
+            raise UserError(
+                f"export.dtype={config.export.dtype} rounds whole weights to {dtype} before the last evaluation, and "
+                f"strategy.name={name} keeps them in pieces: set export.dtype=float32"
+            )
         settle = partial(round_weights, dtype=dtype, form=config.export.form)
     evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model, settle)
     callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
