@@ -35,9 +35,6 @@ KINDS = {
 }
 CASES = [(number, list(KINDS)[number % 5]) for number in range(20)]
 WHILE_WRITING = range(15, 20)
-QUICK = (19,)
-"""The case that is always run: kind "all" while writing."""
-MARKED = [case if case[0] in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
 TIMED = ("train/tokens_per_second", "train/step_seconds", "train/memory_gib", "beliefs/refresh_seconds")
 
 
@@ -94,7 +91,8 @@ def what_remains(run_dir: Path) -> Mapping[str, object]:
     return {**{str(path.relative_to(run_dir)): hash(path.read_bytes()) for path in files}, **history}
 
 
-@pytest.mark.parametrize(("number", "kind"), MARKED)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "kind"), CASES)
 def test_killed_and_resumed_is_straight(number: int, kind: str, arguments, straight, tmp_path: Path, elsewhere: Path):
     expected, seconds = straight(kind)
     draw, output = random.Random(number), tmp_path / "output.txt"

@@ -69,6 +69,7 @@ def test_resumed_run_walks_the_straight_run_s_path(options, tmp_path: Path, monk
     assert (stopped / "metrics.json").read_bytes() == (straight / "metrics.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_asks_the_final_questions_and_loses_nothing(tmp_path: Path):
     """As after an interruption of the final evaluation: there is no step left to train."""
     run_dir = tmp_path / "run"

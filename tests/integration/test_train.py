@@ -173,6 +173,7 @@ def test_same_seed_same_numbers_and_two_processes_too(finished: Path, tmp_path: 
         assert other[name] == pytest.approx(one[name], abs=1e-3, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_evaluate_and_finetune_agree_with_train(finished: Path, tmp_path: Path):
     models = tmp_path / "models"
     assert command(f"output_dir={models}", entry="finetune").returncode == 0
