@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+import torch
 from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -43,10 +44,11 @@ def open_root(strategy: Strategy, model: nn.Module | None) -> AbstractContextMan
 
 def accumulate(strategy: Strategy, loss: Tensor) -> None:
     """As of ``Sharded``. Inside a step's forward DDP takes no notice, and reduces the sum with the last backward."""
-    if isinstance(strategy, Sharded):
-        strategy.accumulate(loss)
-    else:
-        loss.backward()
+    with torch.autocast(loss.device.type, enabled=False):  # as behind the step, where the last backward runs
+        if isinstance(strategy, Sharded):
+            strategy.accumulate(loss)
+        else:
+            loss.backward()
 
 
 def consolidate(strategy: Strategy, model: nn.Module) -> None:

@@ -92,7 +92,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
 
     @contextmanager
     def whole(self, models: Sequence[nn.Module]) -> Iterator[None]:
-        if not self.zero_stage_3:
+        if not self.zero_stage_3 or self.model is self.lightning_module:  # not cut yet
             yield
             return
         from deepspeed.runtime.zero import GatheredParameters
@@ -140,6 +140,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
 
+        weight.data = weight.data.to(self.root_device)  # the fit's end put it on the CPU, where NCCL cannot meet
         if weight.requires_grad:
             found = safe_get_full_fp32_param(weight)
             if found is not None:
