@@ -10,6 +10,8 @@ from lit_unlearn.strategies.fsdp import Fsdp2Strategy
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.zero import ZeroStrategy
 
+TIMEOUT = timedelta(minutes=60)
+"""Of a collective: a rank that is gone ends the others."""
 _STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
@@ -21,15 +23,15 @@ def chosen(config: StrategyConfig, world: int) -> str:
 
 
 def build_strategy(
-    config: StrategyConfig, world: int, precision: str, backend: str, timeout: timedelta, learns_partly: bool
+    config: StrategyConfig, world: int, precision: str, backend: str, learns_partly: bool
 ) -> Strategy | str:
     """``world``: ranks on all nodes. ``learns_partly``: some trainable weights may get no gradient, so DDP looks for
     them."""
     name = chosen(config, world)
     if name in _STAGES:
-        return ZeroStrategy(_STAGES[name], config, precision, backend, timeout)
+        return ZeroStrategy(_STAGES[name], config, precision, backend, TIMEOUT)
     if name == "fsdp2":
-        return Fsdp2Strategy(world, backend, timeout)
+        return Fsdp2Strategy(world, backend, TIMEOUT)
     if name == "ddp":
-        return DDPStrategy(process_group_backend=backend, timeout=timeout, find_unused_parameters=learns_partly)
+        return DDPStrategy(process_group_backend=backend, timeout=TIMEOUT, find_unused_parameters=learns_partly)
     return "auto"

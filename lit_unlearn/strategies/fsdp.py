@@ -1,4 +1,4 @@
-"""FSDP2 under Lightning: blocks are cut one by one, then the rest; a checkpoint is one file for any number of ranks."""
+"""FSDP2 under Lightning: blocks are cut one by one, then the rest; a checkpoint is one file, with whole weights."""
 
 from __future__ import annotations
 

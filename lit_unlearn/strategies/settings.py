@@ -17,8 +17,8 @@ class StrategyConfig:
 
     name: StrategyName = "auto"
     """``single``: one process. ``ddp``: whole copies. ``zero1``, ``zero2``, ``zero3``: DeepSpeed cuts the moments, the
-    gradients too, the weights too (Rajbhandari et al., 2020). ``fsdp2``: PyTorch cuts all three; its checkpoints go on
-    on any number of ranks. ``auto``: ``single`` on one device, else ``ddp``."""
+    gradients too, the weights too (Rajbhandari et al., 2020). ``fsdp2``: PyTorch cuts all three. ``auto``: ``single``
+    on one device, else ``ddp``."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What waits in the host's memory: the moments, which the host's processors then move, or the weights too; for
     ``zero2`` and ``zero3``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -99,22 +98,18 @@ class UnlearnModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Weighted sum of the terms' means over the rows of all ranks."""
-        *firsts, last = micro_batches(batch, self.micro_batch_size)
+        parts = micro_batches(batch, self.micro_batch_size)
         overall = None
-        if firsts:
-            overall = all_reduce_sum(
-                torch.stack([self.engine.weigh(part, self.terms) for part in (*firsts, last)]).sum(0)
-            )
-        losses: Counter[str] = Counter()
-        stats: Counter[str] = Counter()
-        for part in firsts:
-            step = self._score(part, overall)
-            losses.update(step.losses)
-            stats.update(step.stats)
-            accumulate(self.trainer.strategy, step.loss)
-        step = self._score(last, overall)
-        losses.update(step.losses)
-        stats.update(step.stats)
+        if len(parts) > 1:
+            overall = all_reduce_sum(torch.stack([self.engine.weigh(part, self.terms) for part in parts]).sum(0))
+        steps: list[Step] = []
+        for part in parts:
+            if steps:  # only the last is Lightning's to go back through
+                accumulate(self.trainer.strategy, steps[-1].loss)
+            steps.append(self._score(part, overall))
+        step = steps[-1]
+        losses = {name: sum(part.losses[name] for part in steps) for name in step.losses}
+        stats = {name: sum(part.stats[name] for part in steps) for name in step.stats}
         self._refuse_non_finite(losses, batch)
         self.loss_apart, self.loss_of_each = step.apart, step.each
         total = sum(self.weights[name] * value for name, value in losses.items())
@@ -125,7 +120,8 @@ class UnlearnModule(L.LightningModule):
         return step.loss
 
     def _score(self, batch: Batch, overall: Tensor | None) -> Step:
-        with open_root(self.trainer.strategy, self.reference or (self.engine if self.needs.reference else None)):
+        own = self.engine if has_adapters(self.engine.model) else None
+        with open_root(self.trainer.strategy, self.reference or own):
             with self.start() as start:
                 reference = reference_states(batch, self.needs.reference, start, self.store)
             return self.engine(batch, self.terms, reference, self.weights, self.apart, self.wants_each, overall)
@@ -171,7 +167,7 @@ class UnlearnModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         if isinstance(self.trainer.strategy, ZeroStrategy):  # which clips inside its step
-            self.log("train/grad_norm", float(self.trainer.strategy.grad_norm), batch_size=1)
+            self.log("train/grad_norm", self.trainer.strategy.grad_norm, batch_size=1)
 
     def configure_optimizers(self):
         optimizer = adamw(self.engine.parameters(), self.optim)

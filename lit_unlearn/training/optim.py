@@ -56,9 +56,7 @@ def adamw(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.opti
         {"params": [p for p in trainable if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.dim() < 2], "weight_decay": 0.0},
     ]
-    groups = [
-        group for group in groups if group["params"]
-    ]  # DeepSpeed drops an empty one, and the schedule counts them
+    groups = [group for group in groups if group["params"]]  # DeepSpeed drops empty ones, and the schedule counts
     return build_optimizer(config.name, groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
 
 

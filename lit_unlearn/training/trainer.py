@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import lightning as L
@@ -25,9 +24,6 @@ from lit_unlearn.strategies.build import build_strategy, chosen
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.checkpoints import Checkpoints
 from lit_unlearn.training.settings import TrainerConfig
-
-TIMEOUT = timedelta(minutes=60)
-"""Of a collective: a rank that is gone ends the others."""
 
 
 class _WholeEpochs(_FitLoop):
@@ -76,7 +72,7 @@ def build_trainer(
         accelerator=config.accelerator,
         devices=config.devices,
         num_nodes=config.num_nodes,
-        strategy=build_strategy(strategy, config.world, config.precision, _backend(config), TIMEOUT, learns_partly),
+        strategy=build_strategy(strategy, config.world, config.precision, _backend(config), learns_partly),
         precision=None if zero else config.precision,  # ZeRO's strategy brings its own
         max_epochs=config.max_epochs,
         max_steps=config.max_steps,
