@@ -47,7 +47,8 @@ PRESETS = {
 }
 """``adamw``, ``_8bit``, ``_paged`` and ``_in_backward`` are names of ``optim.name``; others: to compare."""
 
-STRATEGIES = ("ddp", "zero1", "zero2", "zero3_fsdp")
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
+"""``single`` is ``ddp`` on one GPU, ``fsdp2`` takes what ``zero3`` takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,6 @@ def share(strategy: str, num_gpus: int) -> Share:
     """ZeRO-1 splits the states, ZeRO-2 gradients too, ZeRO-3 and FSDP (full shard) everything; a reference goes with
     the weights."""
     part = 1 / num_gpus
-    return {
-        "ddp": Share(1, 1, 1),
-        "zero1": Share(1, 1, part),
-        "zero2": Share(1, part, part),
-        "zero3_fsdp": Share(part, part, part, gathered=num_gpus > 1),
-    }[strategy]
+    whole, full = Share(1, 1, 1), Share(part, part, part, gathered=num_gpus > 1)
+    cut = {"zero1": Share(1, 1, part), "zero2": Share(1, part, part), "zero3": full, "fsdp2": full}
+    return {"single": whole, "ddp": whole, **cut}[strategy]

@@ -1,15 +1,12 @@
-"""The memory of a run in closed form: states by optimizer and strategy, activations and logits by tokens."""
+"""The sizes of a model that its memory depends on, and the parts of that memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PreTrainedModel
 
 from lit_unlearn.engine.body import decoder_blocks
-from lit_unlearn.memory.presets import PRESETS, Preset, share
-from lit_unlearn.memory.tokens import Tokens
 
 GIB = 2**30
 LORA_RANK = 16
@@ -20,8 +17,6 @@ WORKSPACE = 1.0
 LOGIT_COPIES = {"plain": 5, "ours": 2}
 """Float32 buffers of the logits alive at once: the upcast, two log-softmaxes and their gradients; a slice and its
 gradient."""
-LOGITS_GIB = 0.25
-"""Of one slice at most, ``model.logits_mib``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,62 +94,6 @@ class Parts:
         """Peak of a step: gradients come while activations go, layer by layer, so the larger of the two counts."""
         passing = max(self.gradients, self.activations + self.logits)
         return self.fixed - self.gradients + self.cast + self.gathered + passing + self.workspace
-
-
-def full_parts(
-    size: ModelSize, preset: str, strategy: str, num_gpus: int, tokens: Tokens, recipe: Literal["plain", "ours"]
-) -> Parts:
-    """All parameters trained. The rows are those of one GPU. A cached reference is a few KB and on the host.
-
-    ``ours``: each unique token once, a slice of the logits, no second model. ``plain``: padded rows, logits of every
-    position of one role at a time, a resident reference in the weights' own precision.
-    """
-    kind, part = PRESETS[preset], share(strategy, num_gpus)
-    gib = size.parameters / GIB
-    gradients = kind.gradients * part.gradients * gib if kind.gradients else kind.weights * size.largest / GIB
-    return Parts(
-        weights=kind.weights * part.weights * gib,
-        gradients=gradients,
-        master=kind.master * part.states * gib,
-        states=kind.states * part.states * gib,
-        reference=kind.weights * part.weights * gib if recipe == "plain" else 0.0,
-        cast=_cast(kind, size, part.gathered),
-        gathered=2 * kind.weights * size.blocks / size.layers / GIB if part.gathered else 0.0,
-        **_by_tokens(size, tokens, recipe, bool(kind.cast)),
-    )
-
-
-def lora_parts(size: ModelSize, tokens: Tokens) -> Parts:
-    """bf16 base weights, frozen; adapters of rank 16 as ``adamw_master``; the reference is the adapter switched off."""
-    base, adapters = 2 * size.parameters / GIB, size.lora / GIB
-    return Parts(
-        weights=base + 2 * adapters,
-        gradients=2 * adapters,
-        master=4 * adapters,
-        states=8 * adapters,
-        reference=0.0,
-        cast=0.0,
-        gathered=0.0,
-        **_by_tokens(size, tokens, "ours", cast=False),
-    )
-
-
-def _cast(kind: Preset, size: ModelSize, gathered: bool) -> float:
-    """Under full sharding the copies of two blocks at a time."""
-    blocks = 2 * size.blocks / size.layers if gathered else size.blocks
-    return kind.cast * blocks / GIB
-
-
-def _by_tokens(size: ModelSize, tokens: Tokens, recipe: Literal["plain", "ours"], cast: bool) -> dict[str, float]:
-    count = tokens.padded if recipe == "plain" else tokens.unique
-    positions = tokens.padded / 2 if recipe == "plain" else tokens.answer
-    slice_gib = 4 * positions * size.vocab / GIB
-    if recipe == "ours":
-        slice_gib = min(slice_gib, LOGITS_GIB)
-    return {
-        "activations": size.activation_bytes(cast) * count / GIB,
-        "logits": LOGIT_COPIES[recipe] * slice_gib,
-    }
 
 
 def smallest_card(gib: float, cards: list[int]) -> int | None:

@@ -17,6 +17,7 @@ from transformers import (
     AutoTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -53,13 +54,13 @@ def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedMo
 
 def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved model, whichever ``config.name`` says."""
-    check_path(path, config.trust_remote_code)
+    found = check_path(path, config.trust_remote_code)
     tokenizer = load_tokenizer(path, config)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
-            attn_implementation=_attention(path, config),
+            attn_implementation=_attention(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None), config),
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
             ignore_mismatched_sizes=True,
@@ -111,9 +112,7 @@ def adopt(
             where = model.name_or_path or "the model, which came from nowhere"
             raise UserError(f"there is no tokenizer at {where}; give tokenizer=...") from error
     copied = copy.deepcopy(model).cpu().float().requires_grad_(True)
-    copied.set_attn_implementation(
-        "eager" if config.attention == "sdpa" and not model._supports_sdpa else config.attention
-    )
+    copied.set_attn_implementation(_attention(type(model), config))
     return _prepare(copied, config), _ending(name, found)
 
 
@@ -123,8 +122,8 @@ def _ending(name: str, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenize
     return tokenizer
 
 
-def check_path(path: str, trust_remote_code: bool) -> None:
-    """Raises UserError for a path or Hub id without a readable config; the weights are not touched."""
+def check_path(path: str, trust_remote_code: bool) -> PretrainedConfig:
+    """The model's config. Raises UserError for a path or Hub id without a readable one; the weights are not read."""
     if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         raise UserError(f"model {path}: the directory holds no config.json; give one written by save_pretrained")
     beside_others = "/" in path and Path(path).parent.is_dir()  # runs/typo, not owner/name
@@ -132,11 +131,12 @@ def check_path(path: str, trust_remote_code: bool) -> None:
     if not Path(path).is_dir() and looks_local:
         raise UserError(f"model {path}: no such directory; give a directory or a Hub id")
     try:
-        AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except Exception as error:  # as in load_pretrained
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)})") from error
     if Path(path).is_dir():
         _check_files(Path(path))
+    return config
 
 
 def _check_files(directory: Path) -> None:
@@ -195,13 +195,9 @@ def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
     return model
 
 
-def _attention(path: str, config: ModelConfig) -> str:
-    """The kind of attention asked for, or eager where the model's class has no sdpa."""
-    if config.attention != "sdpa":
-        return config.attention
-    found = AutoConfig.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None)
-    if kind is None or kind._supports_sdpa:
+def _attention(kind: Any, config: ModelConfig) -> str:
+    """The kind of attention asked for, or eager where the model's class, None where it is not known, has no sdpa."""
+    if config.attention != "sdpa" or kind is None or kind._supports_sdpa:
         return config.attention
     log.info("%s has no sdpa attention: it runs with model.attention=eager", kind.__name__)
     return "eager"

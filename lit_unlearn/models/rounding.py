@@ -48,7 +48,8 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype, form: ExportForm) 
     """Give each weight a value that ``dtype`` can hold, so that the model is what its export will be.
 
     Under ``merged`` adapters are folded into their layers first and left without effect, under ``adapter`` only their
-    own weights are rounded. Of sharded weights each rank rounds its part. None: every weight had such a value's dtype.
+    own weights are rounded. Every rank of a sharded model calls it: one weight at a time is whole. None: every weight
+    had such a value's dtype.
     """
     tally = _Tally()
     if form == "adapter":
@@ -61,14 +62,16 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype, form: ExportForm) 
         return tally.result(dtype)
     start = StartFiles(model)
     for name, weight, added in plain_weights(model):
-        own = weight.to_local() if isinstance(weight, DTensor) else weight
-        tally.narrowed |= own.dtype != dtype or added is not None
-        before = start.tensor(name, own.shape)
-        for there, then, more in _parts(own, before, added):
+        all_of_it = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        tally.narrowed |= weight.dtype != dtype or added is not None
+        before = start.tensor(name, weight.shape)
+        for there, then, more in _parts(all_of_it, before, added):
             trained = there.float() if more is None else there.float() + more
             rounded = trained.to(dtype)
             tally.add(then, trained, rounded.float(), dtype)
             there.copy_(rounded)  # last: ``trained`` may be the same memory
+        if isinstance(weight, DTensor):
+            weight.copy_(weight.to(dtype))
     empty_adapters(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -40,11 +40,7 @@ class DurableFiles(CheckpointIO):
                 write_durably(checkpoint, temporary)
             sync(path.parent)
         except OSError as error:
-            kept = ", ".join(found.name for found in checkpoints(path.parent)) or "none"
-            raise UserError(
-                f"{path} cannot be written: {error.strerror}; mend that, then go on with resume=true from the "
-                f"checkpoints that are whole: {kept}"
-            ) from error
+            refuse_unwritten(path, error.strerror)
 
     def load_checkpoint(
         self, path: str | os.PathLike, map_location: Callable | None = None, weights_only: bool | None = None
@@ -54,6 +50,16 @@ class DurableFiles(CheckpointIO):
 
     def remove_checkpoint(self, path: str | os.PathLike) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def refuse_unwritten(path: Path, reason: str | None) -> None:
+    """Raises UserError where there is a reason, with the checkpoints that are left."""
+    if reason is not None:
+        kept = ", ".join(found.name for found in checkpoints(path.parent)) or "none"
+        raise UserError(
+            f"{path} cannot be written: {reason}; mend that, then go on with resume=true from the checkpoints that are "
+            f"whole: {kept}"
+        )
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_unlearn.callbacks.page import Page
 from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display, phase
+from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.checkpoints import last_checkpoint
 from lit_unlearn.recording.saved_model import Export, save_model
@@ -25,7 +26,7 @@ from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
 from lit_unlearn.run.resume import is_finished
 from lit_unlearn.run.target import finetune_models
-from lit_unlearn.strategies.whole import consolidate
+from lit_unlearn.strategies.whole import Sharded, consolidate
 from lit_unlearn.training.trainer import build_trainer, release
 
 
@@ -48,7 +49,8 @@ def unlearn(config: Config, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBa
     ``loaded``: the model, as ``load_model`` reads it, where it is in memory already.
 
     Returns:
-        None where the run was finished before, or only checked.
+        None where the run was finished before, or only checked, or trained with its weights in pieces: what it wrote
+        is read by ``finished_run``.
     """
     came = start(config, is_finished, _carry_out, loaded=loaded)
     release()
@@ -61,8 +63,17 @@ def unlearn(config: Config, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBa
 
 
 def finished_run(config: Config) -> Run:
-    """Of a run that had nothing left to do: what it wrote."""
+    """What a run wrote that is not in memory.
+
+    Raises:
+        UserError: it exported adapters alone.
+    """
     directory = Path(config.output_dir)
+    if config.export.form == "adapter":
+        raise UserError(
+            f"{directory / 'model'} holds adapters alone: put them on {config.model.path} by peft's "
+            "PeftModel.from_pretrained, or set export.form=merged in another run"
+        )
     written = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     known = {name: written[name] for name in MODELS if written.get(name) is not None}
     numbers = {name: {key: value for key, value in of.items() if value is not None} for name, of in known.items()}
@@ -70,14 +81,14 @@ def finished_run(config: Config) -> Run:
     return Run(directory, numbers, policy.eval(), tokenizer)
 
 
-def _carry_out(begun: Start, run_dir: Path) -> tuple[Run, str | None]:
+def _carry_out(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     """What came of it, and on the first rank the text that says so."""
     plan = plan_run(begun.study, begun.benchmark, run_dir)
     with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
         return _unlearn(begun, run_dir)
 
 
-def _unlearn(begun: Start, run_dir: Path) -> tuple[Run, str | None]:
+def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     config = begun.config
     retain_model = config.evaluation.retain_model
     if config.finetune:
@@ -95,14 +106,16 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run, str | None]:
     evaluation.finish(trainer, module)
     consolidate(trainer.strategy, policy)
 
+    results = None
+    if trainer.is_global_zero:
+        with phase(SAVING):
+            export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
+            save_model(policy, begun.tokenizer, run_dir / "model", export)
+            page.show(loggers)
+            results = write_results(run_dir, evaluation.numbers, loggers, evaluation.rounding)
+            close_wandb(loggers)
+    if isinstance(trainer.strategy, Sharded):
+        trainer.strategy.barrier()  # whoever reads what was written
+        return None, results
     numbers = {name: evaluation.numbers[name] for name in MODELS if name in evaluation.numbers}
-    run = Run(run_dir, numbers, policy.eval(), begun.tokenizer)
-    if not trainer.is_global_zero:
-        return run, None
-    with phase(SAVING):
-        export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
-        save_model(policy, begun.tokenizer, run_dir / "model", export)
-        page.show(loggers)
-        results = write_results(run_dir, evaluation.numbers, loggers, evaluation.rounding)
-        close_wandb(loggers)
-    return run, results
+    return Run(run_dir, numbers, policy.eval(), begun.tokenizer), results

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
-from lit_unlearn.recording.checkpoints import remove, sync, write_durably
+from lit_unlearn.parallel import gather_by_key, rank
+from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.whole import Sharded
 
@@ -30,11 +31,12 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     _indexed = False
 
     def __init__(self, stage: int, config: StrategyConfig, precision: str, backend: str, timeout: timedelta) -> None:
+        self._unwritten: str | None = None  # why this rank's file of a checkpoint is not there
         super().__init__(
             stage=stage,
             offload_optimizer=config.offload != "none",
             offload_parameters=config.offload == "parameters",
-            precision_plugin=_Inputs(precision),  # type: ignore[arg-type]
+            precision_plugin=_Precision(precision, backend),  # type: ignore[arg-type]
             exclude_frozen_parameters=True,
             process_group_backend=backend,
             timeout=timeout,
@@ -44,6 +46,8 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         )
         assert isinstance(self.config, dict)
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = config.persistent_below
+        if stage > 1:  # micro-batches add up in float32; stage 1 takes another optimizer for it, whose steps are others
+            self.config["data_types"] = {"grad_accum_dtype": "fp32"}
         self.config["zero_force_ds_cpu_optimizer"] = False  # torch's own needs no compiler
 
     @property
@@ -83,7 +87,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
                 for weight in Head.of(engine.model).shell.parameters():
                     register_external_parameter(root, weight)  # whole for as long as a step's forward takes
         files = self._engine.checkpoint_engine
-        files.save, files.load = lambda state_dict, path: write_durably(state_dict, Path(path)), _load
+        files.save, files.load = self._save, _load
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
@@ -112,11 +116,16 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None
     ) -> None:
-        """A directory with a file a rank, whole or absent."""
+        """A directory with a file a rank, whole or absent.
+
+        Raises:
+            UserError: on every rank, where one could not write its file.
+        """
         path = Path(self.broadcast(filepath))
         unfinished = path.with_name(f".{path.name}.new.tmp")
+        self._unwritten = None
         super().save_checkpoint(checkpoint, unfinished, storage_options)
-        self.barrier()
+        refuse_unwritten(path, next(filter(None, gather_by_key({rank(): self._unwritten}).values()), None))
         if self.is_global_zero:
             if path.exists():
                 remove(path)
@@ -124,6 +133,13 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
             unfinished.rename(path)
             sync(path.parent)
         self.barrier()
+
+    def _save(self, state_dict: Any, path: str) -> None:
+        """A rank that cannot write goes on, or the others would wait for it."""
+        try:
+            write_durably(state_dict, Path(path))
+        except OSError as error:
+            self._unwritten = error.strerror
 
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
         """``init_deepspeed`` has tied it to the step."""
@@ -162,11 +178,22 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         return isinstance(self.accelerator, CPUAccelerator)
 
 
-class _Inputs(DeepSpeedPrecision):
-    """Leaves a batch as it is: log-probs of the reference would be rounded to bf16."""
+class _Precision(DeepSpeedPrecision):
+    """Leaves a batch as it is, for log-probs of the reference would be rounded to bf16. Models are read under autocast,
+    as by other strategies, since some are read before DeepSpeed has cast them."""
+
+    def __init__(self, precision: Any, backend: str) -> None:
+        super().__init__(precision)
+        self.device_type = "cuda" if backend == "nccl" else "cpu"
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
+
+    def train_step_context(self) -> AbstractContextManager[Any]:
+        return nullcontext()  # the weights are bf16 then
 
 
 def _load(path: str, map_location: Any = None) -> Any:

@@ -20,6 +20,7 @@ from lit_unlearn.memory.step import step_parts
 from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.run.early.rehearsal import first_rows
 from lit_unlearn.run.prepare import Study
+from lit_unlearn.strategies.build import chosen
 from lit_unlearn.training.settings import OptimConfig
 from lit_unlearn.types import LOGPS, Role, union_of_needs
 
@@ -59,11 +60,15 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     anchor = len(rows.get(Role.forget) or next(iter(rows.values())))
     counts = ", ".join(f"{role.value} {len(split)}" for role, split in rows.items())
     yield "unlearn", f"rows: {counts}; {_steps(anchor, size, trainer.max_epochs, trainer.max_steps)}"
+    yield (
+        "  strategy",
+        f"{chosen(config.strategy, trainer.world)} on {trainer.world} process{'es' * (trainer.world > 1)}",
+    )
     yield "  trained", f"{_millions(trained)} parameters with {config.optim.name}, lr {config.optim.lr:g}"
     for name, term in study.terms.items():
         yield f"  {name}", f"{term.weight:g} x {_told(term.objective)}"
-    for name, chosen in config.schedules.items():
-        yield f"  {name}", ", ".join(f"{key}={value}" for key, value in chosen.items()) or "as by default"
+    for name, fields_of in config.schedules.items():
+        yield f"  {name}", ", ".join(f"{key}={value}" for key, value in fields_of.items()) or "as by default"
     yield "  reference", _reference(study)
     if Role.belief in needs.policy:
         beliefs = config.beliefs or BeliefConfig()
@@ -74,7 +79,7 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     questions = sum(len(probe.rows) for probe in study.evaluator.probes)
     often = config.evaluation.every_n_epochs
     yield "  questions", f"{questions} before and after{f', and every {often} epochs' if often else ''}"
-    share = {role: split[:: trainer.devices] for role, split in _step_rows(study).items()}
+    share = {r: split[:: trainer.world][: config.data.micro_batch_size] for r, split in _step_rows(study).items()}
     yield "  memory", _memory(config, model, config.optim, trained, share, study.plan.resident)
 
 
@@ -95,15 +100,19 @@ def _memory(
     config: Config, model: PreTrainedModel, optim: OptimConfig, trained: int, rows: dict[Role, list[Encoded]], two: bool
 ) -> str:
     """By the closed form that ``python -m lit_unlearn.speed plan=true`` uses, for a Llama's proportions."""
+    trainer, name = config.trainer, chosen(config.strategy, config.trainer.world)
+    low = trainer.precision == "bf16-mixed"
     parts = step_parts(
         size_of(model),
-        trained,
-        optim.name,
+        "adamw_master" if low and name.startswith("zero") else optim.name,  # DeepSpeed holds bf16 weights then
         count_tokens(rows),
-        config.trainer.precision == "bf16-mixed",
-        config.model.gradient_checkpointing == "full",
-        two,
-        config.model.logits_mib,
+        trained=trained,
+        strategy=name,
+        num_gpus=trainer.world,
+        autocast=low,
+        checkpointing=config.model.gradient_checkpointing == "full",
+        resident=two,
+        logits_mib=config.model.logits_mib,
     )
     named = {name: value for name, value in asdict(parts).items() if value >= 5e-3}
     text = f"about {parts.total:.2f} GiB a step ({', '.join(f'{name} {value:.2f}' for name, value in named.items())})"

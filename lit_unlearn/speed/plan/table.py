@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from lit_unlearn.memory.presets import PRESETS, STRATEGIES
-from lit_unlearn.memory.size import GIB, ModelSize, full_parts, lora_parts, smallest_card
+from lit_unlearn.memory.size import GIB, ModelSize, smallest_card
+from lit_unlearn.memory.step import lora_parts, step_parts
 from lit_unlearn.memory.tokens import Tokens
 from lit_unlearn.speed.table import columns
 
@@ -22,7 +23,10 @@ def plan_json(size: ModelSize, tokens: Tokens, cards: list[int]) -> dict[str, An
         for strategy in ("ddp",) if kind.one_gpu else STRATEGIES:
             about[strategy] = {}
             for num_gpus in (1,) if kind.one_gpu else GPUS:
-                ours, plain = (full_parts(size, preset, strategy, num_gpus, tokens, path) for path in ("ours", "plain"))
+                ours, plain = (
+                    step_parts(size, preset, tokens, strategy=strategy, num_gpus=num_gpus, resident=plain, plain=plain)
+                    for plain in (False, True)
+                )
                 about[strategy][str(num_gpus)] = {
                     "ours": asdict(ours) | {"total": ours.total, "card": smallest_card(ours.total, cards)},
                     "plain": asdict(plain) | {"total": plain.total, "card": smallest_card(plain.total, cards)},

@@ -13,6 +13,7 @@ from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import Statistics
 from lit_unlearn.types import Ask, Role
+from tests.capped import CAP, Capped
 
 SMALL = 1e-30
 
@@ -123,16 +124,6 @@ def linear(bias: bool = False, trainable: bool = True) -> nn.Linear:
     return module.requires_grad_(trainable)
 
 
-class Capped(LlamaForCausalLM):
-    """Something after the output matrix that no setting speaks of."""
-
-    def forward(self, *args, **kwargs):
-        output = super().forward(*args, **kwargs)
-        assert output.logits is not None
-        output.logits = 2.0 * torch.tanh(output.logits / 2.0)
-        return output
-
-
 def head_of(module: nn.Module, cap: float | None = None, learn: bool = False) -> Head:
     shape = LlamaConfig(vocab_size=11, hidden_size=6, intermediate_size=6, num_hidden_layers=1, num_attention_heads=1)
     model = (LlamaForCausalLM if cap is None else Capped)(shape)
@@ -141,7 +132,7 @@ def head_of(module: nn.Module, cap: float | None = None, learn: bool = False) ->
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("cap", [None, CAP])
 def test_a_head_learns_from_slices_what_the_module_learns_from_all(bias, cap):
     module, hidden = linear(bias), randn(9, 6, seed=5).float()
     whole = hidden.clone().requires_grad_()

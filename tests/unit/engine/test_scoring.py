@@ -16,7 +16,6 @@ from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
-    LlamaForCausalLM,
     MistralConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -33,6 +32,7 @@ from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.models.blocks import checkpoint_blocks
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.types import Ask, Loss, Needs, Role, Rows, Scores, Term, Terms, union_of_needs
+from tests.capped import Capped
 
 VOCABULARY = 61
 HEADER = (9, 8, 7, 6, 5)
@@ -62,16 +62,6 @@ def with_bias(model: PreTrainedModel) -> PreTrainedModel:
         for weight in model.lm_head.parameters():
             weight.normal_(std=0.3)
     return model
-
-
-class Capped(LlamaForCausalLM):
-    """Something after the output matrix that no setting speaks of."""
-
-    def forward(self, *args, **kwargs):
-        output = super().forward(*args, **kwargs)
-        assert output.logits is not None
-        output.logits = 1.5 * torch.tanh(output.logits / 1.5)
-        return output
 
 
 def with_cap(model: PreTrainedModel) -> PreTrainedModel:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen3Config
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config
 
 from lit_unlearn.engine.attention import NAME, take_part
 from lit_unlearn.engine.body import evaluating
@@ -17,6 +17,7 @@ from lit_unlearn.generation.decoding import Cache, decode
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
 from lit_unlearn.generation.sampling import Draw
 from lit_unlearn.generation.way import way_of
+from tests.capped import Capped
 
 HEADER = (9, 8, 7, 6, 5)
 PROMPTS = [(*HEADER, 11), (*HEADER, 12, 13), (4,), (*HEADER, 11), (*HEADER, 14, 15, 16), HEADER, (*HEADER, 11), (4, 3)]
@@ -145,16 +146,6 @@ def test_autocast_keeps_a_rounded_cache_and_a_float32_head(make_model, monkeypat
         rounding.append(((found - exact).square().sum(), (plain - exact).square().sum()))
     ours, plain = (sum(errors) for errors in zip(*rounding, strict=True))
     assert 0 < ours < 1.3 * plain
-
-
-class Capped(LlamaForCausalLM):
-    """Something after the output matrix that no setting speaks of."""
-
-    def forward(self, *args, **kwargs):
-        output = super().forward(*args, **kwargs)
-        assert output.logits is not None
-        output.logits = 0.5 * torch.tanh(output.logits / 0.5)
-        return output
 
 
 @torch.no_grad()

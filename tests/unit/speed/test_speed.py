@@ -15,7 +15,8 @@ from lit_unlearn.command.arguments import parse
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.errors import UserError
 from lit_unlearn.memory.presets import PRESETS
-from lit_unlearn.memory.size import GIB, full_parts, lora_parts, smallest_card
+from lit_unlearn.memory.size import GIB, smallest_card
+from lit_unlearn.memory.step import lora_parts, step_parts
 from lit_unlearn.memory.tokens import Tokens, count_tokens
 from lit_unlearn.objectives import WGA
 from lit_unlearn.speed.__main__ import load
@@ -234,12 +235,12 @@ def sizes():
 
 def test_states_of_the_guide(sizes):
     for preset, expected in GUIDE.items():
-        fixed = [full_parts(size, preset, "ddp", 1, NO_TOKENS, "ours").fixed for size in sizes.values()]
+        fixed = [step_parts(size, preset, NO_TOKENS).fixed for size in sizes.values()]
         assert fixed == pytest.approx(expected, abs=0.15), preset
     big = sizes["llama8b"]
     assert big.parameters == 8_030_261_248
-    assert full_parts(big, "adamw_bf16", "ddp", 1, NO_TOKENS, "plain").fixed == pytest.approx(104.7, abs=0.1)
-    in_backward = full_parts(big, "adamw_8bit_in_backward", "ddp", 1, NO_TOKENS, "ours")
+    assert step_parts(big, "adamw_bf16", NO_TOKENS, resident=True).fixed == pytest.approx(104.7, abs=0.1)
+    in_backward = step_parts(big, "adamw_8bit_in_backward", NO_TOKENS)
     assert in_backward.fixed - in_backward.gradients == pytest.approx(30.2, abs=0.1)
     assert in_backward.gradients == pytest.approx(2 * 128256 * 4096 / GIB)  # the largest tensor's
     lora = [lora_parts(size, NO_TOKENS).fixed for size in sizes.values()]
@@ -249,7 +250,7 @@ def test_states_of_the_guide(sizes):
 @pytest.mark.parametrize(
     ("strategy", "num_gpus", "expected"),
     [
-        *(("zero3_fsdp", 2, (67.3, 59.8)), ("zero3_fsdp", 4, (33.7, 29.9)), ("zero3_fsdp", 8, (16.8, 15.0))),
+        *(("zero3", 2, (67.3, 59.8)), ("zero3", 4, (33.7, 29.9)), ("zero3", 8, (16.8, 15.0))),
         *(("zero2", 2, (82.3, 67.3)), ("zero2", 4, (56.1, 41.1)), ("zero2", 8, (43.0, 28.0))),
         *(("zero1", 2, (89.7, 74.8)), ("zero1", 4, (67.3, 52.4)), ("zero1", 8, (56.1, 41.1))),
         ("ddp", 8, (134.6, 119.7)),
@@ -257,9 +258,10 @@ def test_states_of_the_guide(sizes):
 )
 def test_strategies_of_the_guide(sizes, strategy, num_gpus, expected):
     """8B with masters, with and without a reference."""
+    cut = {"strategy": strategy, "num_gpus": num_gpus}
     fixed = [
-        full_parts(sizes["llama8b"], "adamw_master", strategy, num_gpus, NO_TOKENS, path).fixed
-        for path in ("plain", "ours")
+        step_parts(sizes["llama8b"], "adamw_master", NO_TOKENS, resident=resident, **cut).fixed
+        for resident in (True, False)
     ]
     assert fixed == pytest.approx(expected, abs=0.06)
 
@@ -273,7 +275,7 @@ def test_states_are_the_bytes_of_a_real_run(models):
     grads = [parameter.grad for parameter in policy.parameters() if parameter.grad is not None]
     policy.zero_grad(set_to_none=True)
     count = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)  # noqa: E731
-    planned = full_parts(model_size("tiny"), "adamw", "ddp", 1, NO_TOKENS, "ours")
+    planned = step_parts(model_size("tiny"), "adamw", NO_TOKENS)
     real = [count(policy.parameters()), count(grads), count(states)]
     assert [planned.weights * GIB, planned.gradients * GIB, planned.states * GIB] == real
 

@@ -122,6 +122,7 @@ def test_a_check_says_what_would_run_and_writes_nothing(
     assert ("save" in told["phases"]) == (main is train.main)
     if main is train.main:
         assert "forget 2, retain 14; 2 steps of 2 rows of each, 2 epochs" in told["unlearn"]
+        assert told["strategy"].strip() == "single, processes: 1"
         assert "NPO(role=belief" in told["belief"]
         assert "forget log-probs stored in run/reference and a second model in memory" in told["reference"]
         assert "3 for each forget prompt, every 2 epochs, up to 4 tokens" in told["beliefs"]
