@@ -60,10 +60,7 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     anchor = len(rows.get(Role.forget) or next(iter(rows.values())))
     counts = ", ".join(f"{role.value} {len(split)}" for role, split in rows.items())
     yield "unlearn", f"rows: {counts}; {_steps(anchor, size, trainer.max_epochs, trainer.max_steps)}"
-    yield (
-        "  strategy",
-        f"{chosen(config.strategy, trainer.world)} on {trainer.world} process{'es' * (trainer.world > 1)}",
-    )
+    yield "  strategy", f"{chosen(config.strategy, trainer.world)}, processes: {trainer.world}"
     yield "  trained", f"{_millions(trained)} parameters with {config.optim.name}, lr {config.optim.lr:g}"
     for name, term in study.terms.items():
         yield f"  {name}", f"{term.weight:g} x {_told(term.objective)}"
