@@ -155,6 +155,8 @@ class UnlearnModule(L.LightningModule):
         Where the weights move inside the backward no gradient is left, so no norm is known.
         """
         self.log("train/learning_rate", optimizer.param_groups[0]["lr"], batch_size=1)
+        if isinstance(self.trainer.strategy, ZeroStrategy):  # clips in its step, though offloaded gradients lie here
+            return
         weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
         if not weights:
             return
@@ -166,7 +168,7 @@ class UnlearnModule(L.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        if isinstance(self.trainer.strategy, ZeroStrategy):  # which clips inside its step
+        if isinstance(self.trainer.strategy, ZeroStrategy):
             self.log("train/grad_norm", self.trainer.strategy.grad_norm, batch_size=1)
 
     def configure_optimizers(self):
