@@ -31,7 +31,7 @@ def build_strategy(
     if name in _STAGES:
         return ZeroStrategy(_STAGES[name], config, precision, backend, TIMEOUT)
     if name == "fsdp2":
-        return Fsdp2Strategy(world, backend, TIMEOUT)
+        return Fsdp2Strategy(world, config, backend, TIMEOUT)
     if name == "ddp":
         return DDPStrategy(process_group_backend=backend, timeout=TIMEOUT, find_unused_parameters=learns_partly)
     return "auto"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
 import torch
@@ -13,27 +13,38 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.whole import Sharded
 
 
 class Fsdp2Strategy(Sharded, ModelParallelStrategy):
     """Every rank is one of one mesh."""
 
-    def __init__(self, world: int, backend: str, timeout: timedelta) -> None:
+    def __init__(self, world: int, config: StrategyConfig, backend: str, timeout: timedelta) -> None:
+        self.gathering = config.gathering
         super().__init__(world, 1, save_distributed_checkpoint=False, process_group_backend=backend, timeout=timeout)
 
+    @property
+    def is_cut(self) -> bool:
+        assert self.lightning_module is not None
+        return any(isinstance(module, FSDPModule) for module in self.lightning_module.modules())
+
     @contextmanager
-    def whole(self, models: Sequence[nn.Module]) -> Iterator[None]:
-        units = [unit for model in models for unit in model.modules() if isinstance(unit, FSDPModule)]
-        for unit in units:
+    def gather(self, units: Sequence[nn.Module]) -> Iterator[None]:
+        cut = [unit for unit in units if isinstance(unit, FSDPModule)]
+        for unit in cut:
             unit.set_reshard_after_forward(False, recurse=False)
             unit.unshard()
         try:
             yield
         finally:
-            for unit in units:
+            for unit in cut:
                 unit.reshard()
-                unit.set_reshard_after_forward(all(unit is not model for model in models), recurse=False)
+                unit.set_reshard_after_forward(not isinstance(unit, ScoringEngine), recurse=False)
+
+    def at_rest(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @contextmanager
     def open_root(self, model: nn.Module) -> Iterator[None]:

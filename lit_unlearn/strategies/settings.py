@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 StrategyName = Literal["auto", "single", "ddp", "zero1", "zero2", "zero3", "fsdp2"]
+Gathering = Literal["auto", "whole", "blocks"]
 CUT = ("zero1", "zero2", "zero3", "fsdp2")
 """Strategies that cut gradients or moments in pieces."""
 
@@ -24,6 +25,10 @@ class StrategyConfig:
     ``zero2`` and ``zero3``."""
     persistent_below: int = 100_000
     """Under ``zero3``, weights of fewer elements stay whole on every rank."""
+    gathering: Gathering = "auto"
+    """How weights in pieces are read between the steps, to evaluate or to sample. ``whole``: all at once, once.
+    ``blocks``: each decoder block while it runs, which takes the memory of one and several times as long. ``auto``:
+    ``whole`` where half of a GPU's free memory holds it, and on CPUs."""
 
     def __post_init__(self) -> None:
         if self.persistent_below < 0:

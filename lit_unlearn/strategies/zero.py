@@ -22,7 +22,7 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.parallel import gather_by_key, rank
 from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
 from lit_unlearn.strategies.settings import StrategyConfig
-from lit_unlearn.strategies.whole import Sharded
+from lit_unlearn.strategies.whole import Sharded, own_weights
 
 
 class ZeroStrategy(Sharded, DeepSpeedStrategy):
@@ -31,6 +31,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     _indexed = False
 
     def __init__(self, stage: int, config: StrategyConfig, precision: str, backend: str, timeout: timedelta) -> None:
+        self.gathering = config.gathering
         self._unwritten: str | None = None  # why this rank's file of a checkpoint is not there
         super().__init__(
             stage=stage,
@@ -84,6 +85,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
             root = self.lightning_module
             assert root is not None
             for engine in [module for module in root.modules() if isinstance(module, ScoringEngine)]:
+                self.guard(engine)
                 for weight in Head.of(engine.model).shell.parameters():
                     register_external_parameter(root, weight)  # whole for as long as a step's forward takes
         files = self._engine.checkpoint_engine
@@ -94,24 +96,29 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         """Models come whole and are cut by ``setup``: Lightning's context breaks their positions' frequencies."""
         yield
 
+    @property
+    def is_cut(self) -> bool:
+        return self.zero_stage_3 and self.model is not self.lightning_module
+
     @contextmanager
-    def whole(self, models: Sequence[nn.Module]) -> Iterator[None]:
-        if not self.zero_stage_3 or self.model is self.lightning_module:  # not cut yet
-            yield
-            return
+    def gather(self, units: Sequence[nn.Module]) -> Iterator[None]:
         from deepspeed.runtime.zero import GatheredParameters
 
+        with GatheredParameters([weight for unit in units for weight in own_weights(unit)]):
+            yield
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
         offload = self._engine.optimizer.parameter_offload
-        with GatheredParameters([weight for model in models for weight in model.parameters()]):
-            for weight in offload.module.parameters():
-                weight.ds_active_sub_modules.clear()
-            for hook in offload.forward_hooks + offload.backward_hooks:  # they would cut each weight after its use
-                hook.remove()
-            offload.forward_hooks, offload.backward_hooks = [], []
-            try:
-                yield
-            finally:
-                offload._register_deepspeed_module(offload.module)
+        for weight in offload.module.parameters():
+            weight.ds_active_sub_modules.clear()
+        for hook in offload.forward_hooks + offload.backward_hooks:
+            hook.remove()
+        offload.forward_hooks, offload.backward_hooks = [], []
+        try:
+            yield
+        finally:
+            offload._register_deepspeed_module(offload.module)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None

@@ -81,10 +81,12 @@ class UnlearnModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Under FSDP2 the engine is the root that is cut, and so is the reference."""
-        if isinstance(self.trainer.strategy, Fsdp2Strategy):
+        strategy = self.trainer.strategy
+        if isinstance(strategy, Fsdp2Strategy):
             mesh, low = self.device_mesh["data_parallel"], self.trainer.precision != "32-true"  # type: ignore[index]
             for engine in [self.engine] + ([self.reference] if self.reference is not None else []):
                 shard(engine, list(decoder_blocks(engine.model)), mesh, low)
+                strategy.guard(engine)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

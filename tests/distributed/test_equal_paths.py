@@ -24,8 +24,9 @@ CUT = tuple(case for case in CASES if case not in (SHARES, "bss, stale beliefs o
 """SHARES compares whole gradients, which a strategy that cuts them refuses."""
 NUM_STEPS = 9  # three epochs of 4 + 4 + 3 rows
 ALL = os.environ.get("LIT_UNLEARN_MATRIX")
-STRATEGIES = ["zero2+optimizer", "zero3", "fsdp2"]
-STRATEGIES += ["ddp", "zero1", "zero2", "zero3+optimizer", "zero3+parameters"] if ALL else []
+STRATEGIES = ["zero2+optimizer", "zero3+blocks", "fsdp2"]
+MORE = ["ddp", "zero1", "zero2", "zero3", "zero3+optimizer", "zero3+parameters", "fsdp2+blocks"]
+STRATEGIES += MORE if ALL else []
 SIZES = [0, 1] if ALL else [1]
 
 

@@ -1,6 +1,6 @@
 """Fits cases with a real trainer and writes each logged number and the last weights.
 
-`trajectory.py OUT.json NUM_PROCESSES STRATEGY[+OFFLOAD] MICRO_BATCH_SIZE [CASE ...]`; 0: no micro-batches.
+`trajectory.py OUT.json NUM_PROCESSES STRATEGY[+OFFLOAD][+blocks] MICRO_BATCH_SIZE [CASE ...]`; 0: no micro-batches.
 """
 
 from __future__ import annotations
@@ -128,8 +128,10 @@ def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path
     if "share" in case:
         callbacks.append(GradientShares(1))
     config = TrainerConfig(NUM_EPOCHS, accelerator="cpu", devices=world, gradient_clip=1.0, checkpoint_every_n_epochs=0)
-    name, _, offload = strategy.partition("+")
-    chosen = StrategyConfig(name, offload or "none", persistent_below=0)  # type: ignore[arg-type]
+    name, *rest = strategy.split("+")
+    gathering = "blocks" if "blocks" in rest else "whole"
+    offload = next((word for word in rest if word != "blocks"), "none")
+    chosen = StrategyConfig(name, offload, persistent_below=0, gathering=gathering)  # type: ignore[arg-type]
     loggers = [shares] if "share" in case else []
     trainer = build_trainer(config, chosen, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
