@@ -38,6 +38,10 @@ class Sharded(Strategy):
         """Every rank holds the weights of blocks, and of engines what lies outside of theirs, for the body."""
 
     @abstractmethod
+    def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside a step: what lies outside the blocks of ``model`` is whole for the body."""
+
+    @abstractmethod
     def at_rest(self) -> AbstractContextManager[None]:
         """For the body, nothing gathers or cuts weights but ``gather``."""
 
