@@ -14,7 +14,7 @@ from lit_unlearn.command.console import COMMANDS
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
     {"errors", "parallel", "types"},
-    {"command", "display", "schemas"},
+    {"command", "display", "halving", "schemas"},
     {"objectives", "benchmarks"},
     {"data"},
     {"engine"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import lightning as L
 import torch
+from torch import Tensor
 
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded, pad
@@ -16,6 +18,7 @@ from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import scores_of
 from lit_unlearn.errors import UserError
+from lit_unlearn.halving import Halving
 from lit_unlearn.parallel import broadcast_object, rank, world_size
 from lit_unlearn.reference.store import ReferenceStore, model_digest, store_key, stored_tensors, write_part
 from lit_unlearn.training.module import UnlearnModule
@@ -70,14 +73,18 @@ class ReferenceCache(L.Callback):
         with evaluating(engine):
             for role, ask in self.asks.items():
                 mine = rows[role][rank() :: world_size()]
+                fitting = Halving(partial(_scored, engine, role, ask), "rows to score")
                 for first in track(range(0, len(mine), self.batch_size), f"{role} rows"):
-                    batch = mine[first : first + self.batch_size]
-                    states = engine.states({role: pad(batch).to(engine.model.device)}, {role: ask})[role]
-                    logps = scores_of(states, LOGPS).logps if ask == LOGPS else None
-                    found = stored_tensors(role, [row.id for row in batch], states, logps)
-                    tensors |= found
-                    bytes_held += sum(tensor.nbytes for tensor in found.values())
+                    for found in fitting(mine[first : first + self.batch_size]):
+                        tensors |= found
+                        bytes_held += sum(tensor.nbytes for tensor in found.values())
                     if bytes_held > PART_BYTES:
                         write_part(folder, f"{rank()}-of-{world_size()}-{parts}", tensors, key)
                         tensors, parts, bytes_held = {}, parts + 1, 0
         write_part(folder, f"{rank()}-of-{world_size()}-{parts}", tensors, key)
+
+
+def _scored(engine: ScoringEngine, role: Role, ask: Ask, batch: Sequence[Encoded]) -> list[dict[str, Tensor]]:
+    states = engine.states({role: pad(batch).to(engine.model.device)}, {role: ask})[role]
+    logps = scores_of(states, LOGPS).logps if ask == LOGPS else None
+    return [stored_tensors(role, [row.id for row in batch], states, logps)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from lit_unlearn.data.tokenize import Encoded, pad
 from lit_unlearn.display.screen import track
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.halving import Halving
 from lit_unlearn.types import Ask, Role
 
 
@@ -39,15 +41,19 @@ def score_answers(
     distinct = {(row.prompt, row.answer): row for row in rows}
     by_length = lambda key: 0 if engine.packs else len(key[0]) + len(key[1])  # noqa: E731
     order = [distinct[key] for key in sorted(distinct, key=lambda key: (by_length(key), key))]
-    answers: dict[tuple[tuple[int, ...], tuple[int, ...]], ScoredAnswer] = {}
+    answers: list[ScoredAnswer] = []
+    fitting = Halving(partial(_score, engine), "answers to score")
     with evaluating(engine):
         for first in track(range(0, len(order), batch_size), title):
-            batch = order[first : first + batch_size]
-            block = pad(batch).to(engine.model.device)
-            scores = engine.score({Role.forget: block}, {Role.forget: Ask(top_k=1)})[Role.forget]
-            likeliest = scores.topk(1)[1].squeeze(-1) == scores.labels  # [N]
-            counts = scores.num_tokens.long().tolist()
-            logps, greedy = (values.cpu().split(counts) for values in (scores.logps, likeliest))
-            for row, own, right in zip(batch, logps, greedy, strict=True):
-                answers[row.prompt, row.answer] = ScoredAnswer(tuple(own.tolist()), tuple(right.tolist()))
-    return [answers[row.prompt, row.answer] for row in rows]
+            answers += fitting(order[first : first + batch_size])
+    found = {(row.prompt, row.answer): answer for row, answer in zip(order, answers, strict=True)}
+    return [found[row.prompt, row.answer] for row in rows]
+
+
+def _score(engine: ScoringEngine, batch: Sequence[Encoded]) -> list[ScoredAnswer]:
+    block = pad(batch).to(engine.model.device)
+    scores = engine.score({Role.forget: block}, {Role.forget: Ask(top_k=1)})[Role.forget]
+    likeliest = scores.topk(1)[1].squeeze(-1) == scores.labels  # [N]
+    counts = scores.num_tokens.long().tolist()
+    logps, greedy = (values.cpu().split(counts) for values in (scores.logps, likeliest))
+    return [ScoredAnswer(tuple(own.tolist()), tuple(right.tolist())) for own, right in zip(logps, greedy, strict=True)]

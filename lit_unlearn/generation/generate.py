@@ -15,6 +15,7 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.generation.hf_decoding import hf_beams
 from lit_unlearn.generation.sampling import Draw, Sampling
 from lit_unlearn.generation.way import Way, continuations, way_of
+from lit_unlearn.halving import Halving
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,18 @@ def generate(
     mixed = way in (Way.ours, Way.padded)
     alike = [order] if mixed else [list(group) for _, group in groupby(order, lambda index: len(prompts[index].ids))]
     batches = [group[first : first + batch_size] for group in alike for first in range(0, len(group), batch_size)]
+
+    def tell(batch: Sequence[int]) -> list[tuple[int, ...]]:
+        draw = Draw(sampling, [prompts[index].stream for index in batch])
+        ids = [prompts[index].ids for index in batch]
+        return [cut_at_stop(t, stop_ids) for t in continuations(model, way, ids, stop_ids, max_new_tokens, draw)]
+
     answers: list[tuple[int, ...]] = [()] * len(prompts)
+    fitting = Halving(tell, "answers to generate")
     with evaluating(model):
         for batch in track(batches, title):
-            draw = Draw(sampling, [prompts[index].stream for index in batch])
-            ids = [prompts[index].ids for index in batch]
-            found = continuations(model, way, ids, stop_ids, max_new_tokens, draw)
-            for index, tokens in zip(batch, found, strict=True):
-                answers[index] = cut_at_stop(tokens, stop_ids)
+            for index, answer in zip(batch, fitting(batch), strict=True):
+                answers[index] = answer
     return answers
 
 

@@ -173,8 +173,9 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
 
     @property
     def grad_norm(self) -> float:
-        """Of the last step, before clipping."""
-        return self._engine.get_global_grad_norm() or 0.0
+        """Of the last step, before clipping; infinite where DeepSpeed has left the step out for it."""
+        norm = self._engine.get_global_grad_norm()
+        return float("inf") if norm == -1 or not self._engine.was_step_applied() else norm or 0.0
 
     @property
     def _engine(self) -> Any:

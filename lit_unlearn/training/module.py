@@ -65,6 +65,8 @@ class UnlearnModule(L.LightningModule):
         self.reference = None if reference is None else reference.eval().requires_grad_(False)
         self.store: ReferenceStore | None = None
         """What is known of the start beforehand, from the start of the fit on."""
+        self.grad_norm: Tensor | float | None = None
+        """Of this step, before clipping; None where the weights moved inside the backward."""
         self.strict_loading = False  # checkpoints hold no reference: it is loaded from where the policy started
 
     @property
@@ -166,12 +168,22 @@ class UnlearnModule(L.LightningModule):
             norm = nn.utils.get_total_norm([weight.grad for weight in weights])
         else:
             norm = nn.utils.clip_grad_norm_(weights, gradient_clip_val)
-        self.log("train/grad_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm, batch_size=1)
+        self.grad_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Raises NonFiniteLoss, once the step is queued: asking before would let a GPU wait."""
+        step, self.grad_norm = self.global_step, None
         super().optimizer_step(*args, **kwargs)
         if isinstance(self.trainer.strategy, ZeroStrategy):
-            self.log("train/grad_norm", self.trainer.strategy.grad_norm, batch_size=1)
+            self.grad_norm = self.trainer.strategy.grad_norm
+        if self.grad_norm is None:
+            return
+        self.log("train/grad_norm", self.grad_norm, batch_size=1)
+        if not math.isfinite(self.grad_norm):
+            raise NonFiniteLoss(
+                f"the gradient is NaN or infinite at step {step}, epoch {self.current_epoch}, though the loss is "
+                "finite; a checkpoint from before is kept; try a lower optim.lr or a bounded objective"
+            )
 
     def configure_optimizers(self):
         optimizer = adamw(self.engine.parameters(), self.optim)

@@ -84,3 +84,42 @@ def test_a_full_disk_under_zero_is_one_line_and_nothing_torn(start, tmp_path):
     run = train(start, f"output_dir={tmp_path / 'run'}", "resume=true", *on_two("zero2"))
     assert run.returncode == 0, run.stderr[-3000:]
     assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+
+
+STEEP = '''
+from dataclasses import dataclass
+from lit_unlearn.objectives.nll import NLL
+from lit_unlearn.types import Loss, Role
+
+calls = 0
+
+
+@dataclass(frozen=True)
+class Steep(NLL):
+    """From the third time on, a finite loss with an infinite gradient."""
+
+    role: Role = Role.forget
+
+    def __call__(self, policy, reference):
+        global calls
+        calls += 1
+        scores = policy[self.role]
+        values = scores.logps if calls < CALLS else (scores.logps - scores.logps.detach()).clamp(min=0).sqrt()
+        return Loss.per_token(values, scores, self.reduction)
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strategy", "precision"),
+    [("ddp", "32-true"), ("zero2", "bf16-mixed"), ("zero3", "bf16-mixed"), ("zero3", "32-true"), ("fsdp2", "32-true")],
+)
+def test_a_gradient_that_is_infinite_stops_the_run(strategy, precision, start, tmp_path, monkeypatch):
+    (tmp_path / "steep.py").write_text(STEEP.replace("CALLS", "5"))
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["terms.forget.objective={name: steep:Steep}", f"trainer.precision={precision}", "squeeze=null"]
+    options += ["data.micro_batch_size=null", "export.dtype=float32"]
+    run = train(start, f"output_dir={tmp_path / 'run'}", *on_two(strategy), *options)
+    assert run.returncode == 2, run.stderr[-3000:]
+    assert "the gradient is NaN or infinite at step" in run.stderr
+    assert "Traceback" not in run.stderr
