@@ -9,7 +9,14 @@ class NonFiniteLoss(UserError):
     """A term of the loss, or a weight, is NaN or infinite; the last checkpoint is from before."""
 
 
+def is_of_another_process(error: BaseException) -> bool:
+    """Whether it only says that a process of the same run is gone or does not answer, as gloo and NCCL put it."""
+    words = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Of a GPU, or of this process on a CPU; torch tells both by their words only."""
     words = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))
+    told = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return told or isinstance(error, MemoryError)

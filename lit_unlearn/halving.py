@@ -22,7 +22,7 @@ class Halving(Generic[Item, Result]):
     """
 
     def __init__(self, run: Callable[[Sequence[Item]], Sequence[Result]], what: str) -> None:
-        """``run``: what comes of a batch, and of each item the same whatever stands beside it. ``what``: items, told."""
+        """``run``: what comes of a batch, of each item the same whatever stands beside it. ``what``: the items."""
         self.run, self.what = run, what
         self.size: int | None = None
 

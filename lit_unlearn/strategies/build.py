@@ -10,8 +10,6 @@ from lit_unlearn.strategies.fsdp import Fsdp2Strategy
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.zero import ZeroStrategy
 
-TIMEOUT = timedelta(minutes=60)
-"""Of a collective: a rank that is gone ends the others."""
 _STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
 
@@ -27,11 +25,11 @@ def build_strategy(
 ) -> Strategy | str:
     """``world``: ranks on all nodes. ``learns_partly``: some trainable weights may get no gradient, so DDP looks for
     them."""
-    name = chosen(config, world)
+    name, timeout = chosen(config, world), timedelta(minutes=config.timeout_minutes)
     if name in _STAGES:
-        return ZeroStrategy(_STAGES[name], config, precision, backend, TIMEOUT)
+        return ZeroStrategy(_STAGES[name], config, precision, backend, timeout)
     if name == "fsdp2":
-        return Fsdp2Strategy(world, config, backend, TIMEOUT)
+        return Fsdp2Strategy(world, config, backend, timeout)
     if name == "ddp":
-        return DDPStrategy(process_group_backend=backend, timeout=TIMEOUT, find_unused_parameters=learns_partly)
+        return DDPStrategy(process_group_backend=backend, timeout=timeout, find_unused_parameters=learns_partly)
     return "auto"

@@ -29,8 +29,12 @@ class StrategyConfig:
     """How weights in pieces are read between the steps, to evaluate or to sample. ``whole``: all at once, once.
     ``blocks``: each decoder block while it runs, which takes the memory of one and several times as long. ``auto``:
     ``whole`` where half of a GPU's free memory holds it, and on CPUs."""
+    timeout_minutes: float = 60
+    """How long a process waits for the others, which may evaluate or write meanwhile, before it ends."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.timeout_minutes < 10**6:
+            raise ValueError(f"strategy.timeout_minutes={self.timeout_minutes} must be above 0")
         if self.persistent_below < 0:
             raise ValueError(f"strategy.persistent_below={self.persistent_below} must not be negative")
         if self.offload != "none" and self.name not in ("zero2", "zero3"):

@@ -8,14 +8,16 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
 from lit_unlearn import finetune
-from lit_unlearn.recording.checkpoints import checkpoint_path, checkpoints, remove
+from lit_unlearn.recording.checkpoints import checkpoint_path, checkpoints, last_checkpoint, remove
 
 CONF = f"conf={Path(__file__).parent / 'tiny.yaml'}"
 COMMON = [CONF, "finetune=null", "trainer.max_epochs=2", "evaluation.max_new_tokens=4", "logging.mode=disabled"]
@@ -123,3 +125,54 @@ def test_a_gradient_that_is_infinite_stops_the_run(strategy, precision, start, t
     assert run.returncode == 2, run.stderr[-3000:]
     assert "the gradient is NaN or infinite at step" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+ALONE = """
+from dataclasses import dataclass
+from lit_unlearn.errors import UserError
+from lit_unlearn.objectives.npo import NPO
+from lit_unlearn.parallel import rank
+
+calls = 0
+
+
+@dataclass(frozen=True)
+class Alone(NPO):
+    def __call__(self, policy, reference):
+        global calls
+        calls += 1
+        if calls > 5 and rank() == 1:
+            raise UserError("a fault of one process")
+        return super().__call__(policy, reference)
+"""
+
+
+@pytest.mark.slow
+def test_the_error_of_one_process_is_told_first_and_ends_the_other(start, tmp_path, monkeypatch):
+    (tmp_path / "alone.py").write_text(ALONE)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["terms.forget.objective={name: alone:Alone}", "squeeze=null"]
+    run = train(start, f"output_dir={tmp_path / 'run'}", *on_two("fsdp2"), *options)
+    assert run.returncode == 1, run.stderr[-3000:]
+    own, other = run.stderr.find("error: a fault of one process"), run.stderr.find("error: another process")
+    assert -1 < own < other
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_a_process_that_is_gone_ends_the_other_at_once(start, tmp_path):
+    run_dir, options = tmp_path / "run", ["trainer.max_epochs=500", "trainer.checkpoint_every_n_epochs=10"]
+    options += ["evaluation.every_n_epochs=0", "squeeze=null", *on_two("zero3")]
+    command = [sys.executable, "-m", "lit_unlearn.train", *COMMON, start, f"output_dir={run_dir}", *options]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 100
+    while not checkpoints(run_dir / "checkpoints") and time.monotonic() < until:
+        time.sleep(0.2)
+    [other] = psutil.Process(run.pid).children()
+    other.kill()
+    _, told = run.communicate(timeout=30)
+    assert run.returncode == 1
+    assert "another process of this run is gone" in told
+    assert "Traceback" not in told
+    assert last_checkpoint(run_dir) is not None

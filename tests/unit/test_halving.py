@@ -39,6 +39,33 @@ for one, other in zip(scored, one_by_one[1], strict=True):
 
 @pytest.mark.slow
 def test_answers_are_the_same_where_memory_ends():
-    done = subprocess.run([sys.executable, "-c", SCRIPT, "24"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, "8"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "out of memory with 96 answers to score at once: going on with 48" in done.stderr
+    for what in ("score", "generate"):
+        assert f"out of memory with 96 answers to {what} at once: going on with 48" in done.stderr
+
+
+def run(batch):
+    if len(batch) > 3:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    return [item * item for item in batch]
+
+
+def test_a_size_that_does_not_fit_is_not_tried_again(caplog):
+    fitting = Halving(run, "numbers")
+    assert fitting(range(10)) == [item * item for item in range(10)]
+    assert fitting(range(10, 14)) == [100, 121, 144, 169]
+    assert [record.args for record in caplog.records] == [(10, "numbers", 5), (5, "numbers", 2)]
+
+
+def test_one_that_does_not_fit_is_told_and_other_errors_pass():
+    def fails(error):
+        def run(batch):
+            raise error
+
+        return Halving(run, "numbers")
+
+    with pytest.raises(UserError, match="out of memory with a single one of the numbers"):
+        fails(MemoryError())([1, 2, 3])
+    with pytest.raises(RuntimeError, match="another"):
+        fails(RuntimeError("another"))([1, 2, 3])
