@@ -30,6 +30,7 @@ STARTED = "LIT_UNLEARN_STARTED"
 FREE = (
     *("resume", "overwrite", "check", "debug", "output_dir", "logging"),
     *("trainer.log_every_n_steps", "trainer.checkpoint_every_n_epochs", "trainer.keep_checkpoints"),
+    *("trainer.checkpoint_every_n_steps", "trainer.checkpoint_every_n_minutes"),
 )
 """What may change: it decides neither a step nor a record. All other settings, those to come included, may not.
 
