@@ -20,7 +20,7 @@ from lit_unlearn.config.files import read_yaml
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
 from lit_unlearn.recording.environment import HIDDEN, environment, without_secrets
-from lit_unlearn.recording.outputs import write_json, write_text
+from lit_unlearn.recording.outputs import was_started, write_json, write_text
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.schemas import CONFIG
 
@@ -41,6 +41,11 @@ evaluated depends on them; to train longer, start another run from ``model/``. N
 _CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
 _SAMPLED = 1024
 """Elements of each weight that tell one model from another."""
+
+
+def settled(config: Run) -> Run:
+    """``resume=auto`` as true or false: whether a run was started in ``output_dir``."""
+    return replace(config, resume=was_started(Path(config.output_dir))) if config.resume == "auto" else config
 
 
 def is_finished(run_dir: Path) -> bool:

@@ -18,8 +18,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from lit_unlearn.errors import UserError
-from lit_unlearn.recording.checkpoints import DurableFiles
+from lit_unlearn.errors import Preempted, UserError
+from lit_unlearn.recording.checkpoints import DurableFiles, last_checkpoint
+from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.strategies.build import build_strategy, chosen
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.checkpoints import Checkpoints
@@ -91,6 +92,19 @@ def build_trainer(
     if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
         remember(launcher)
     return trainer
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, run_dir: Path) -> None:
+    """Train from the newest whole checkpoint in ``run_dir``, or from the start.
+
+    Raises:
+        Preempted: a signal has ended it.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
+    except Preempted:
+        close_wandb(trainer.loggers)  # else its last steps may not have reached the disk
+        raise
 
 
 def build_rehearsal(config: TrainerConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
