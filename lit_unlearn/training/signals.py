@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_unlearn.errors import Preempted
+from lit_unlearn.errors import Preempted, UserError
 
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 SAME_SECONDS = 1.0
@@ -45,6 +45,13 @@ class _Ear:
     def preempted(self, saved: str = "what was written is whole") -> Preempted:
         return Preempted(saved, 0 if self.launched else Preempted.CODE)
 
+    def leave(self, told: Preempted, requeues: bool) -> None:
+        """What is left to do where a signal has ended the run."""
+        if rank_zero_only.rank == 0:
+            job = requeue() if requeues else None
+            told.add("go on with resume=auto" if job is None else f"SLURM has put job {job} back into its queue")
+        self.tell_children(signal.SIGTERM)
+
     def tell_children(self, number: signal.Signals) -> None:
         for process in [process for launcher in self.launchers for process in launcher.procs]:
             process.send_signal(number)
@@ -69,19 +76,18 @@ def heeding(requeues: bool, launched: bool) -> Iterator[None]:
     before = {number: signal.signal(number, ear.hear) for number in SIGNALS}
     try:
         yield
-    except (Exception, Preempted) as error:
-        if ear.heard is None:
+    except Preempted as told:
+        ear.leave(told, requeues)
+        raise
+    except Exception as error:
+        if ear.heard is None or isinstance(error, UserError):
             raise
-        # A rank that has left first shows as an error of a collective in the others.
-        told = error if isinstance(error, Preempted) else ear.preempted()
-        if rank_zero_only.rank == 0:
-            job = requeue() if requeues else None
-            told.add("go on with resume=auto" if job is None else f"SLURM has put job {job} back into its queue")
-        ear.tell_children(signal.SIGTERM)
+        told = ear.preempted()  # a rank that has left first shows as an error of a collective in the others
+        ear.leave(told, requeues)
         raise told from error
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         _ear = None
 
 
