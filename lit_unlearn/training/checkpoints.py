@@ -33,6 +33,8 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if rank() in self.states:
             restore(self.states[rank()], pl_module.device)
+        elif self.states:  # there were fewer ranks
+            seed_anew(f"{trainer.datamodule.seed}/{trainer.global_step}/{rank()}")  # type: ignore[attr-defined]
         self.states = {}
         self.last_time = time.monotonic()
 
@@ -88,6 +90,14 @@ def random_states() -> dict[str, Any]:
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],  # type: ignore[union-attr]
         "python": random.getstate(),
     }
+
+
+def seed_anew(key: str) -> None:
+    """Random states of a rank that has none to go on from."""
+    draw = random.Random(key)
+    torch.manual_seed(draw.getrandbits(63))  # of all devices
+    np.random.seed(draw.getrandbits(32))
+    random.seed(draw.getrandbits(64))
 
 
 def restore(states: dict[str, Any], device: torch.device) -> None:

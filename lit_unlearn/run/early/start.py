@@ -21,7 +21,16 @@ from lit_unlearn.run.early.outlook import outlook
 from lit_unlearn.run.early.rehearsal import rehearse
 from lit_unlearn.run.plan import plan_finetuning, plan_run
 from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of, settled, tell_finished, write_start
+from lit_unlearn.run.resume import (
+    check_inputs,
+    check_ranks,
+    check_resumed,
+    dated,
+    inputs_of,
+    settled,
+    tell_finished,
+    write_start,
+)
 from lit_unlearn.training.signals import heeding
 from lit_unlearn.training.trainer import has_begun_together, prepare_device, release
 
@@ -82,18 +91,20 @@ def _start(
     unlearns: bool,
     loaded: Loaded | None,
 ) -> Result | None:
-    if config.resume and not config.overwrite:
+    resumes = config.resume is True
+    if resumes and not config.overwrite:
         check_resumed(Path(config.output_dir), config)
         if is_finished(Path(config.output_dir)):
             tell_finished(config.output_dir)
             return None
-    check_run_dir(config.output_dir, config.resume, config.overwrite)
+    check_run_dir(config.output_dir, resumes, config.overwrite)
     begun = _read(config, unlearns, loaded)
-    if config.resume:
+    if resumes:
         check_inputs(Path(config.output_dir), begun.inputs)
+        check_ranks(Path(config.output_dir), begun.study)
     if config.check:
         return None
-    with open_run(config.output_dir, config.resume, config.overwrite) as run_dir:
+    with open_run(config.output_dir, resumes, config.overwrite) as run_dir:
         write_start(run_dir, config, begun.inputs)
         return carry_out(begun, run_dir)
 
