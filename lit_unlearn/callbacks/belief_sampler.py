@@ -60,12 +60,19 @@ class BeliefSampler(L.Callback):
             pl_module.to(trainer.strategy.root_device)  # Lightning's own move comes later
             self._refresh(pl_module, self._every_prompt())
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A resumed run whose checkpoint holds no beliefs; in the middle of an epoch nothing else would sample them."""
+        if not self.store.rounds or self.store.beliefs:
+            return
+        if rank() == 0:
+            log.warning("beliefs are sampled anew: under privacy=hashed the checkpoint holds none")
+        if trainer.fit_loop.restarted_mid_epoch:
+            self._refresh(pl_module, self._every_prompt())
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch, period = trainer.current_epoch, self.config.every_n_epochs
         if self.store.beliefs and (period is None or epoch % period):
             return  # refreshed by steps, not in this epoch, or sampled once for the whole run
-        if self.store.rounds and not self.store.beliefs and rank() == 0:
-            log.warning("beliefs are sampled anew: under privacy=hashed the checkpoint holds none")
         if self.config.every_n_steps is not None:
             self._refresh_window(pl_module, epoch, 0)
         else:

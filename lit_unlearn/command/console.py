@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_unlearn.command.arguments import Arguments, parse
 from lit_unlearn.command.fields import Families, explain
-from lit_unlearn.errors import UserError, is_of_another_process
+from lit_unlearn.errors import Preempted, UserError, is_of_another_process
 
 COMMANDS = {
     "train": "unlearn: evaluate, train, evaluate, save",
@@ -37,6 +37,11 @@ _CHATTER = (
 _LOUD = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers")
 """Loggers with handlers of their own."""
 _QUIET = (*_LOUD[:3], "DeepSpeed", "torchao", "torch.utils._pytree", "transformers.generation")
+
+_GONE = (
+    "another process of this run is gone or has not answered in strategy.timeout_minutes: mend what its own error says, "
+    "above or in its log"
+)
 
 
 @dataclass(frozen=True)
@@ -121,16 +126,15 @@ def start(command: Command) -> None:
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror}{where}; make room, then go on with resume=true", file=sys.stderr)
         sys.exit(2)
+    except Preempted as told:
+        print(str(told), end="\n" if str(told) else "", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(told.code)  # as below
     except RuntimeError as error:
         if not is_of_another_process(error) or "debug=true" in map(str.lower, argv):
             raise
         going_on = "; then go on with resume=true" if command.resumes else ""
-        print(
-            "error: another process of this run is gone or has not answered in strategy.timeout_minutes: mend what its "
-            f"own error says, above or in its log{going_on}",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"error: {_GONE}{going_on}", file=sys.stderr, flush=True)
         os._exit(1)  # its threads still wait for the other
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         going_on = "resume=true goes on from there" if command.resumes else "start it again"

@@ -20,9 +20,11 @@ from lit_unlearn.config.files import read_yaml
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
 from lit_unlearn.recording.environment import HIDDEN, environment, without_secrets
-from lit_unlearn.recording.outputs import write_json, write_text
+from lit_unlearn.recording.outputs import was_started, write_json, write_text
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.schemas import CONFIG
+from lit_unlearn.strategies.build import chosen
+from lit_unlearn.types import Role
 
 Run = TypeVar("Run", bound=Config)
 STARTED = "LIT_UNLEARN_STARTED"
@@ -30,16 +32,27 @@ STARTED = "LIT_UNLEARN_STARTED"
 FREE = (
     *("resume", "overwrite", "check", "debug", "output_dir", "logging"),
     *("trainer.log_every_n_steps", "trainer.checkpoint_every_n_epochs", "trainer.keep_checkpoints"),
+    *("trainer.checkpoint_every_n_steps", "trainer.checkpoint_every_n_minutes"),
+    *("trainer.devices", "trainer.num_nodes"),
 )
 """What may change: it decides neither a step nor a record. All other settings, those to come included, may not.
 
 ``trainer.max_epochs`` and ``max_steps`` may not: the learning rate's schedule ends with them, and which epochs are
-evaluated depends on them; to train longer, start another run from ``model/``. Nor may ``trainer.num_threads``,
-``devices`` or ``precision``, by which sums are rounded.
+evaluated depends on them; to train longer, start another run from ``model/``. Nor may ``trainer.num_threads`` or
+``precision``, by which sums are rounded. So they are by the number of ranks, ``trainer.devices`` times ``num_nodes``,
+which may change all the same, for another machine may be what is free: the rows, beliefs and samples of each step are
+the same, losses agree to rounding, and dropout draws anew, as it differs from rank to rank. Under ``zero1``, ``zero2``
+and ``zero3``, whose checkpoints are a file a rank, and where an epoch would get another number of steps, the number
+may not change: ``check_ranks``.
 """
 _CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
 _SAMPLED = 1024
 """Elements of each weight that tell one model from another."""
+
+
+def settled(config: Run) -> Run:
+    """``resume=auto`` as true or false: whether a run was started in ``output_dir``."""
+    return replace(config, resume=was_started(Path(config.output_dir))) if config.resume == "auto" else config
 
 
 def is_finished(run_dir: Path) -> bool:
@@ -84,12 +97,39 @@ def check_resumed(run_dir: Path, config: Config) -> None:
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not _is_free(key) and hidden not in (before.get(key), now.get(key))
     ]
+    ranks = _ranks(before)
+    if chosen(config.strategy, config.trainer.world).startswith("zero") and ranks != config.trainer.world:
+        raise UserError(
+            f"strategy.name={config.strategy.name} keeps a file of each rank, and output_dir={config.output_dir} was "
+            f"started with {ranks}, not {config.trainer.world}: set trainer.devices={before['trainer.devices']} "
+            f"and trainer.num_nodes={before['trainer.num_nodes']}, or start another run"
+        )
     if changed:
         more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
         raise UserError(
             f"resume=true with other settings than output_dir={config.output_dir} was started with: "
             f"{'; '.join(changed[:3])}{more}. Leave the overrides as they were (see {path}) or start another run"
         )
+
+
+def check_ranks(run_dir: Path, study: Study) -> None:
+    """Raises UserError: with today's number of ranks an epoch would have another number of steps than at the start."""
+    config, path = study.config, run_dir / _CONFIG
+    before, now = _ranks(_leaves(typed(type(config), str(path), read_yaml(path)))), config.trainer.world
+    lengths = [(study.rows.get(Role.forget) or next(iter(study.rows.values())), config.data.batch_size)]
+    if config.finetune is not None:
+        lengths += [(rows, config.finetune.batch_size) for rows in study.finetuning.values()]
+    for rest in [len(rows) % batch_size for rows, batch_size in lengths]:
+        if rest and (rest >= before) != (rest >= now):
+            raise UserError(
+                f"output_dir={config.output_dir} was started with {before} ranks; with {now} an epoch would have "
+                f"another number of steps, for its last batch has {rest} rows, enough for {min(before, now)} ranks and "
+                f"not for {max(before, now)}: set trainer.devices and num_nodes as they were, or start another run"
+            )
+
+
+def _ranks(leaves: Mapping[str, str]) -> int:
+    return int(leaves["trainer.devices"]) * int(leaves["trainer.num_nodes"])
 
 
 def inputs_of(study: Study, policy: PreTrainedModel) -> dict[str, str]:

@@ -37,6 +37,7 @@ from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 from lit_unlearn.training.trainer import build_trainer
+from lit_unlearn.training.trainer import fit as train
 from lit_unlearn.types import Role, Term, union_of_needs
 
 BATCH_SIZE, NUM_EPOCHS, VOCABULARY = 4, 3, 41  # odd: no two ranks get equal parts
@@ -95,7 +96,16 @@ def split(role: Role) -> list[Encoded]:
     return [Encoded(100 + i, ids(2 + i % 4), (*ids(length - 1), 1)) for i, length in enumerate(LENGTHS[role])]
 
 
-def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path) -> list[dict[str, float]]:
+def fit(
+    case: str,
+    world: int,
+    strategy: str,
+    micro: int | None,
+    directory: Path,
+    dropout: float = 0.0,
+    every_n_steps: int = 0,
+) -> list[dict[str, float]]:
+    """What was logged of each step, after the last checkpoint in ``directory``; of adapters with ``dropout``."""
     terms, config = CASES[case]
     torch.manual_seed(0)
     shape = LlamaConfig(
@@ -115,7 +125,7 @@ def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path
     data = UnlearnData({role: split(role) for role in roles}, BATCH_SIZE, 0, store)
     reference = ScoringEngine(copy.deepcopy(model)) if plan.resident else None
     if ADAPTERS in case:
-        add_adapters(model, LoraConfig(rank=4, alpha=16.0))
+        add_adapters(model, LoraConfig(rank=4, alpha=16.0, dropout=dropout))
     optim = OptimConfig(lr=3e-3, warmup_epochs=0, eps=1e-4)
     engine = ScoringEngine(model)
     module, record = UnlearnModule(engine, terms, optim, reference, micro), Record()
@@ -128,13 +138,14 @@ def fit(case: str, world: int, strategy: str, micro: int | None, directory: Path
     if "share" in case:
         callbacks.append(GradientShares(1))
     config = TrainerConfig(NUM_EPOCHS, accelerator="cpu", devices=world, gradient_clip=1.0, checkpoint_every_n_epochs=0)
+    config.checkpoint_every_n_steps, config.keep_checkpoints = every_n_steps, 99
     name, *rest = strategy.split("+")
     gathering = "blocks" if "blocks" in rest else "whole"
     offload = next((word for word in rest if word != "blocks"), "none")
     chosen = StrategyConfig(name, offload, persistent_below=0, gathering=gathering)  # type: ignore[arg-type]
     loggers = [shares] if "share" in case else []
     trainer = build_trainer(config, chosen, directory, callbacks, loggers, module.learns_partly)
-    trainer.fit(module, data)
+    train(trainer, module, data, directory)
     assert trainer.world_size == world
     consolidate(trainer.strategy, model)
     if trainer.is_global_zero:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers.utils import chat_template_utils
 
 from lit_unlearn import evaluate, finetune
 from lit_unlearn.data.tokenize import Encoder
-from lit_unlearn.errors import NonFiniteLoss, UserError
+from lit_unlearn.errors import NonFiniteLoss, Preempted, UserError
 from lit_unlearn.models import tiny
 from lit_unlearn.recording.checkpoints import checkpoints
 from lit_unlearn.recording.history import read_history
@@ -37,15 +38,28 @@ def losses(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     return {name: points for name, points in history.items() if name.startswith(("train/", "squeeze/"))}
 
 
-HASHED = pytest.param(["privacy=hashed", "beliefs.every_n_epochs=null"], marks=pytest.mark.slow)
+def lose_power() -> None:
+    raise RuntimeError("the power went out")
 
 
-@pytest.mark.parametrize("options", [[], HASHED], ids=["full", "hashed"])
-def test_resumed_run_walks_the_straight_run_s_path(options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Stopped inside epoch 3, whose beliefs were sampled at the start of epoch 2 and live in the checkpoint.
+def preempt() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+CASES = [
+    (preempt, ["trainer.checkpoint_every_n_epochs=0"]),
+    pytest.param(preempt, ["privacy=hashed", "beliefs.every_n_epochs=null"], marks=pytest.mark.slow),
+    pytest.param(lose_power, [], marks=pytest.mark.slow),
+    pytest.param(lose_power, ["privacy=hashed", "beliefs.every_n_epochs=null"], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("stop", "options"), CASES, ids=["signal", "signal, hashed", "power", "power, hashed"])
+def test_resumed_run_walks_the_straight_run_s_path(stop, options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stopped inside epoch 4, whose beliefs were sampled at the start of epoch 3 and live in the checkpoint.
 
     Without text in the checkpoint, those sampled once come from the policy's start again, and so do the squeeze's
-    responses.
+    responses. A signal that comes within a step is obeyed behind it.
     """
     options = [*BSS, *options]
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
@@ -53,15 +67,19 @@ def test_resumed_run_walks_the_straight_run_s_path(options, tmp_path: Path, monk
     step = UnlearnModule.training_step
 
     def failing(self: UnlearnModule, batch, batch_idx: int):
-        if "belief" in self.terms and self.global_step == 7 and not (stopped / "resumed").exists():
-            raise RuntimeError("the power went out")
+        if "belief" in self.terms and self.global_step == 6 and not (stopped / "resumed").exists():
+            stop()
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(UnlearnModule, "training_step", failing)
-    with pytest.raises(RuntimeError, match="power"):
-        main([f"conf={CONF}", f"output_dir={stopped}", *options])
+    with pytest.raises((RuntimeError, Preempted)) as told:
+        main([f"conf={CONF}", f"output_dir={stopped}", *options, "resume=auto"])
+    if stop is preempt:
+        saved = stopped / "checkpoints" / "step-00000007.ckpt"
+        assert str(told.value) == f"preempted: {saved} is whole; go on with resume=auto"
     (stopped / "resumed").touch()
-    main([f"conf={CONF}", f"output_dir={stopped}", *options, "resume=true"])
+    main([f"conf={CONF}", f"output_dir={stopped}", *options, "resume=auto"])
+    main([f"conf={CONF}", f"output_dir={stopped}", *options, "resume=auto"])  # there is nothing left to do
 
     timed = ("train/tokens_per_second", "train/step_seconds", "train/memory_gib")
     expected = {name: points for name, points in losses(straight).items() if name not in timed}

@@ -55,7 +55,11 @@ class DualWeight(Schedule):
         assert isinstance(pl_module, UnlearnModule)
         if self.weight is None:
             self.weight = pl_module.weights[self.term]
-        pl_module.weights[self.term] = self.weight  # of a resumed run: where it had come to
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        assert self.weight is not None
+        pl_module.weights[self.term] = self.weight  # of a resumed run: where it had come to, known by now to all
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx) -> None:
         assert self.weight is not None

@@ -6,6 +6,8 @@ import copy
 import json
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -13,7 +15,8 @@ from omegaconf import OmegaConf
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
 from lit_unlearn.recording.environment import HIDDEN
-from lit_unlearn.run.resume import FREE, check_inputs, check_resumed, write_start
+from lit_unlearn.run.resume import FREE, check_inputs, check_ranks, check_resumed, settled, write_start
+from lit_unlearn.types import Role
 from tests.configs import load
 
 CONF = f"conf={Path(__file__).parents[2] / 'integration' / 'tiny.yaml'}"
@@ -73,7 +76,49 @@ def test_what_decides_nothing_may_change(tmp_path: Path):
     started(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "moved")
     options = ["logging.mode=disabled", "debug=true", "trainer.keep_checkpoints=5", "trainer.log_every_n_steps=2"]
-    check_resumed(tmp_path / "moved", resumed(tmp_path / "moved", *options, "trainer.checkpoint_every_n_epochs=2"))
+    check_resumed(tmp_path / "moved", resumed(tmp_path / "moved", *options, "trainer.checkpoint_every_n_steps=2"))
+
+
+@pytest.mark.parametrize("name", ["auto", "ddp", "fsdp2"])
+def test_other_ranks_may_go_on(tmp_path: Path, name: str):
+    started(tmp_path / "run", f"strategy.name={name}", "trainer.devices=2")
+    check_resumed(tmp_path / "run", resumed(tmp_path / "run", f"strategy.name={name}"))
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_other_ranks_have_no_files_of_zero(tmp_path: Path, name: str):
+    run_dir, own = tmp_path / "run", f"strategy.name={name}"
+    started(run_dir, own, "trainer.devices=2")
+    check_resumed(run_dir, resumed(run_dir, own, "trainer.num_nodes=2"))
+    with pytest.raises(
+        UserError, match=rf"{name} keeps a file of each rank.* with 2, not 4: set trainer\.devices=2 and"
+    ):
+        check_resumed(run_dir, resumed(run_dir, own, "trainer.devices=2", "trainer.num_nodes=2"))
+
+
+def test_an_epoch_keeps_its_number_of_steps(tmp_path: Path):
+    """Five rows in batches of four: a last batch of one feeds one rank alone."""
+
+    def study(*options: str) -> Any:
+        config = resumed(tmp_path / "run", "finetune=null", *options)
+        return SimpleNamespace(config=config, rows={Role.forget: range(5)})
+
+    started(tmp_path / "run")
+    check_ranks(tmp_path / "run", study())
+    with pytest.raises(UserError, match=r"with 2 an epoch would have .* 1 rows, enough for 1 ranks and not for 2"):
+        check_ranks(tmp_path / "run", study("trainer.devices=2"))
+
+
+def test_auto_goes_on_where_a_run_was_started(tmp_path: Path):
+    config = load([CONF, f"output_dir={tmp_path / 'run'}", "resume=auto"])
+    assert settled(config).resume is False
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "environment.json").touch()  # killed before the second mark
+    assert settled(config).resume is False
+    (tmp_path / "run" / "environment.json").unlink()
+    started(tmp_path / "run")
+    assert settled(config).resume is True
+    assert settled(load([CONF, f"output_dir={tmp_path / 'run'}"])).resume is False
 
 
 def test_every_field_is_compared_unless_it_is_listed(tmp_path: Path):

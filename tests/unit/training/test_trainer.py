@@ -15,7 +15,7 @@ from lit_unlearn.training.trainer import build_trainer
 def test_slurm_requeues_no_job_through_a_checkpoint_of_its_own(
     in_slurm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Lightning's would be of the middle of an epoch; ours are of its end."""
+    """Lightning's would be of the middle of a step; ours are of its end."""
     task = {"NTASKS": "1", "JOB_NAME": "train", "JOB_ID": "7", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
     for name, value in task.items() if in_slurm else ():
         monkeypatch.setenv(f"SLURM_{name}", value)
