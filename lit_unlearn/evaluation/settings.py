@@ -37,10 +37,12 @@ class EvaluationConfig:
             raise ValueError(
                 "evaluation.every_n_epochs must not be negative, batch_size and max_new_tokens be at least 1"
             )
-        if self.early_stop is not None and (self.keep_best is None or self.every_n_epochs == 0):
+        if self.early_stop is not None and self.keep_best is None:
+            raise ValueError("evaluation.early_stop needs a rule: set evaluation.keep_best, e.g. {metric: agg}")
+        if self.keep_best is not None and self.every_n_epochs == 0:
             raise ValueError(
-                "evaluation.early_stop needs a rule and evaluations during training: set evaluation.keep_best, e.g. "
-                "{metric: agg}, and every_n_epochs"
+                "evaluation.keep_best chooses among the evaluations during training, and every_n_epochs=0 makes none: "
+                "set every_n_epochs, or keep_best=null"
             )
         if self.keep_best is not None and self.selection is None:
             self.selection = SelectionConfig()

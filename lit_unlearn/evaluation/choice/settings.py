@@ -55,7 +55,7 @@ class EarlyStopConfig:
     """When training ends before its last epoch, by ``keep_best``'s rule."""
 
     patience: int
-    """Evaluations in a row, after the first one that keeps to the constraints, that bring no better model."""
+    """Evaluations in a row that bring no better model."""
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -72,11 +72,11 @@ class DisruptionConfig:
     num_rows: int = 32
     """Rows of the retain split that are held out of training."""
     every_n_steps: int = 10
-    """Measure after every n-th step; without ``keep_best`` the trained weights are written each time."""
-    batch_size: int = 32
+    """Measure after every n-th step, and at each evaluation; without ``keep_best`` the trained weights are written each
+    time."""
 
     def __post_init__(self) -> None:
         if self.max <= 0.0:
             raise ValueError(f"evaluation.disruption.max={self.max} must be above 0")
-        if min(self.num_rows, self.every_n_steps, self.batch_size) < 1:
-            raise ValueError("evaluation.disruption.num_rows, every_n_steps and batch_size must be at least 1")
+        if min(self.num_rows, self.every_n_steps) < 1:
+            raise ValueError("evaluation.disruption.num_rows and every_n_steps must be at least 1")
