@@ -75,7 +75,8 @@ class Choice(L.Callback):
         step, broken = module.global_step, self.rule.broken(numbers, original)
         if self.knows(step):
             return
-        self.candidates.append(Candidate(step, module.current_epoch + 1, self.rule.value(numbers, original), broken))
+        epoch = module.trainer.fit_loop.epoch_progress.current.started  # ``current_epoch`` is one less until it ends
+        self.candidates.append(Candidate(step, epoch, self.rule.value(numbers, original), broken))
         best = self.best
         if best is not None and best.step == step:
             self.kept.write(module.trainer.strategy, module.engine.model, step)
