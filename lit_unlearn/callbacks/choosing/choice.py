@@ -92,17 +92,22 @@ class Choice(L.Callback):
             trainer.should_stop = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Of a resumed run: what its checkpoint counts on must be there, and what was ended stays so."""
+        """Of a resumed run: what was ended stays so, and no step is trained for a choice that could not be made."""
+        self._check()
+        if self.stopped is not None:
+            trainer.should_stop = True
+
+    def _check(self) -> None:
+        """Raises UserError where the best weights so far, which a checkpoint counts on, are gone."""
         if self.best is not None and not self.kept.has(self.best.step):
             raise UserError(
                 f"resume=true, but the weights of the best step so far, {self.best.step}, are not in "
                 f"{self.kept.directory}: put them back or start another run"
             )
-        if self.stopped is not None:
-            trainer.should_stop = True
 
     def put_back(self, module: UnlearnModule) -> None:
         """After the last step: the model is the chosen one."""
+        self._check()
         best = self.best
         if best is not None and best.step != module.global_step:
             self.kept.put_back(module.trainer.strategy, module.engine.model, best.step)
