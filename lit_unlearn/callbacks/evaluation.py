@@ -74,14 +74,14 @@ class Evaluation(L.Callback):
                 self.evaluator.retain_model = self._records("retain_model", ask)
         if self.evaluator.retain_model is not None:
             self._take("retain_model", self.evaluator.retain_model)
-        if self.evaluator.split is not None and rank() == 0:
-            write_json(self.directory / "selection.json", self.evaluator.split.as_lists())
         if trainer.ckpt_path is not None and not are_complete(self.directory / "original"):
             raise UserError(
                 f"resume=true, but the records in {self.directory / 'original'} are not whole; the policy has moved, "
                 "so the original model can no longer be asked: put them back or start another run"
             )
         self.original = self._records("original", lambda: self._read(pl_module, "original"))
+        if self.evaluator.split is not None and rank() == 0:
+            write_json(self.directory / "selection.json", self.evaluator.split.as_lists())
         self._log("original", self.original, pl_module, step=0, disruption=0.0)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
