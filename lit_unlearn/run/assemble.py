@@ -74,7 +74,6 @@ def assemble(
         name, attention = type(policy).__name__, config.model.attention
         log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
     module = kind(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
-
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None
     if dtype != torch.float32:  # else what is trained is what is exported
@@ -85,11 +84,9 @@ def assemble(
                 f"strategy.name={name} keeps them in pieces: set export.dtype=float32"
             )
         settle = partial(round_weights, dtype=dtype, form=config.export.form)
-    choice, disruption = build_choice(study, run_dir, engine)
-    every = config.evaluation.every_n_epochs
-    evaluation = Evaluation(study.evaluator, run_dir, every, ask_retain_model, settle, choice, disruption)
-    callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
-    callbacks += [callback for callback in (choice, disruption) if callback is not None]
+    judges, every = build_choice(study, run_dir, engine), config.evaluation.every_n_epochs
+    evaluation = Evaluation(study.evaluator, run_dir, every, ask_retain_model, settle, *judges)
+    callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation, *filter(None, judges)]
     if study.plan.stored:
         directory = Path(config.model.reference_cache or run_dir / "reference")
         callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Metric, Record
 from lit_unlearn.evaluation.choice.rule import DISRUPTION, Rule
 from lit_unlearn.evaluation.collect import EncodedProbe
-from lit_unlearn.evaluation.report import report
+from lit_unlearn.evaluation.report import ROWS, report
 from lit_unlearn.evaluation.settings import EvaluationConfig
 
 
 def check_names(
     config: EvaluationConfig, probes: Sequence[EncodedProbe], metrics: Mapping[str, Metric], knows_retain_model: bool
 ) -> None:
-    """Raises UserError where ``keep_best`` reads a number that will not be reported; names those that will."""
+    """Raises UserError where ``keep_best`` reads a number that will not be reported; names the main ones that will."""
     rule = Rule.of(config)
     if rule is None:
         return
@@ -24,8 +25,11 @@ def check_names(
     for name in rule.reads:
         if name not in known:
             key = "metric" if name == rule.metric else "constraints"
+            shown = [number for number in known if number in (*ROWS, DISRUPTION)]
+            near = [number for number in get_close_matches(name, known) if number not in shown]
             raise UserError(
-                f"evaluation.keep_best.{key}: {name} is not reported here; choose among {', '.join(sorted(known))}"
+                f"evaluation.keep_best.{key}: {name} is not reported here; choose among {', '.join([*near, *shown])}, "
+                "or another name in metrics.json"
             )
 
 

@@ -95,9 +95,12 @@ def test_names_are_known_before_a_model_is_asked(evaluator):
         )
     config = EvaluationConfig(keep_best=KeepBestConfig("utility/retain_rougeL_recall"))
     check_names(config, evaluator.probes, evaluator.metrics, False)
+    near = EvaluationConfig(keep_best=KeepBestConfig("utility/retain_rougeL"))
+    with pytest.raises(UserError, match=r"choose among utility/retain_rougeL_recall, "):
+        check_names(near, evaluator.probes, evaluator.metrics, False)
     for name in ("fluency", "forget_quality", "disruption"):
         config = EvaluationConfig(keep_best=KeepBestConfig(name))
-        with pytest.raises(UserError, match=rf"metric: {name} is not reported here; choose among agg, "):
+        with pytest.raises(UserError, match=rf"metric: {name} is not reported here; choose .*, agg, or another"):
             check_names(config, evaluator.probes, evaluator.metrics, False)
     measured = EvaluationConfig(keep_best=KeepBestConfig("forget_quality"), disruption=DisruptionConfig())
     check_names(measured, evaluator.probes, evaluator.metrics, True)  # whose budget is a constraint
