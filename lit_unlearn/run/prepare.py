@@ -164,7 +164,8 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> E
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
     asking = Asking(config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
-    evaluator.split = Split.of(evaluator.probes, config.evaluation.selection, config.seed)
+    if config.evaluation.selection is not None:
+        evaluator.split = Split.of(evaluator.probes, config.evaluation.selection, config.seed)
     recorded = {probe.name for probe in evaluator.probes if probe.rows}
     for name, metric in metrics.items():
         if missing := sorted(metric.reads - recorded):

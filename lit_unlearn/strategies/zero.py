@@ -168,18 +168,15 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
-        weight.data = weight.data.to(self.root_device)  # as for ``exact``
-        value = value.to(self.root_device)
+        weight.data, value = weight.data.to(self.root_device), value.to(self.root_device)
         with GatheredParameters([weight], modifier_rank=0, enabled=self.zero_stage_3):
             weight.data.copy_(value)
-        if not weight.requires_grad:
-            return
         if not self.zero_stage_3:
             safe_set_full_fp32_param(weight, value.float())
-            return
-        size = weight.ds_tensor.numel()  # type: ignore[attr-defined]  # of a piece; the last is filled up
-        filled = nn.functional.pad(value.float().flatten(), (0, size * self.world_size - value.numel()))
-        safe_set_local_fp32_param(weight, filled.narrow(0, size * self.global_rank, size))
+        elif weight.requires_grad:
+            size = weight.ds_tensor.numel()  # type: ignore[attr-defined]  # of a piece; the last is filled up
+            filled = nn.functional.pad(value.float().flatten(), (0, size * self.world_size - value.numel()))
+            safe_set_local_fp32_param(weight, filled.narrow(0, size * self.global_rank, size))
 
     @property
     def grad_norm(self) -> float:

@@ -75,7 +75,8 @@ class Choice(L.Callback):
         step, broken = module.global_step, self.rule.broken(numbers, original)
         if self.knows(step):
             return
-        epoch = module.trainer.fit_loop.epoch_progress.current.started  # ``current_epoch`` is one less until it ends
+        # ``current_epoch`` is one less until the epoch ends
+        epoch: int = module.trainer.fit_loop.epoch_progress.current.started  # type: ignore[attr-defined]
         self.candidates.append(Candidate(step, epoch, self.rule.value(numbers, original), broken))
         best = self.best
         if best is not None and best.step == step:

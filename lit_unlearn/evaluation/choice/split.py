@@ -24,14 +24,12 @@ class Split:
     to one example fall on the same side."""
 
     @classmethod
-    def of(cls, probes: Iterable[EncodedProbe], config: SelectionConfig | None, seed: int) -> Split | None:
-        """None without a config; ``seed``: where it names none.
+    def of(cls, probes: Iterable[EncodedProbe], config: SelectionConfig, seed: int) -> Split:
+        """``seed``: where ``config`` names none.
 
         Raises:
             UserError: a probe has too few examples for one of the halves.
         """
-        if config is None:
-            return None
         asked = {probe.name: {row.id for row in probe.rows} for probe in probes if probe.rows}
         ids_of: dict[str, set[int]] = {}
         for name, ids in asked.items():

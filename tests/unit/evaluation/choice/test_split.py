@@ -57,7 +57,6 @@ def test_halves_are_by_id_and_seeded(evaluator):
     assert Split.of(evaluator.probes, SelectionConfig(seed=3), 0) == split  # of runs with seeds of their own
     assert Split.of(evaluator.probes, SelectionConfig(), 4) != split
     assert len(Split.of(evaluator.probes, SelectionConfig(share=0.3), 3).selected["forget"]) == 2
-    assert Split.of(evaluator.probes, None, 3) is None
 
 
 def test_each_half_is_reported_by_itself(evaluator):
