@@ -47,6 +47,17 @@ class ReferenceCache(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)
+        store = pl_module.store = self.stored(trainer, pl_module)
+        for role in [role for role, ask in self.asks.items() if ask == LOGPS]:
+            rows = self.data.rows[role]
+            self.data.know_reference(role, {row.id: store.get(role, row.id, "logps").tolist() for row in rows})
+
+    def stored(self, trainer: L.Trainer, pl_module: UnlearnModule) -> ReferenceStore:
+        """What is kept of the rows, made where it is not there yet; every rank calls it.
+
+        Raises:
+            UserError: it is not there, and the policy of a resumed run has moved.
+        """
         rows = {role: self.data.rows[role] for role in self.asks}
         key = store_key(self.start, rows, self.asks, str(trainer.precision))
         folder = self.directory / key[:16]
@@ -63,9 +74,7 @@ class ReferenceCache(L.Callback):
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 done.touch()
-        store = pl_module.store = ReferenceStore(folder, key, self.asks, self.head)
-        for role in [role for role, ask in self.asks.items() if ask == LOGPS]:
-            self.data.know_reference(role, {row.id: store.get(role, row.id, "logps").tolist() for row in rows[role]})
+        return ReferenceStore(folder, key, self.asks, self.head)
 
     @torch.no_grad()
     def _write(self, engine: ScoringEngine, rows: Mapping[Role, list[Encoded]], folder: Path, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lit_unlearn.benchmarks.base import Benchmark
 from lit_unlearn.data.tokenize import Encoder
@@ -11,6 +11,7 @@ from lit_unlearn.display.screen import phase
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Metric, Records
+from lit_unlearn.evaluation.choice.split import Split
 from lit_unlearn.evaluation.collect import Asking, EncodedProbe, collect, encode_probe
 from lit_unlearn.evaluation.report import report
 
@@ -32,6 +33,8 @@ class Evaluator:
     metrics: Mapping[str, Metric]
     asking: Asking
     retain_model: Records | None = None
+    split: Split | None = None
+    """None: whatever chooses sees what is reported."""
 
     @classmethod
     def of(cls, benchmark: Benchmark, encoder: Encoder, metrics: Mapping[str, Metric], asking: Asking) -> Evaluator:
@@ -40,7 +43,7 @@ class Evaluator:
 
     def in_tokens_of(self, encoder: Encoder) -> Evaluator:
         """The same questions for a model with a tokenizer of its own: its ids mean nothing to another's."""
-        return self.of(self.benchmark, encoder, self.metrics, self.asking)
+        return replace(self.of(self.benchmark, encoder, self.metrics, self.asking), split=self.split)
 
     def know_retain_model(self, records: Records) -> None:
         """Take the retain model's answers from an earlier run.
@@ -63,5 +66,18 @@ class Evaluator:
             return collect(engine, self.encoder, self.probes, self.asking)
 
     def report(self, records: Records) -> dict[str, float]:
-        """Every number of these records; forget quality only once ``retain_model`` is known."""
-        return report(records, self.metrics, self.retain_model)
+        """Every number of these records, of the report half where there are two.
+
+        Forget quality only once ``retain_model`` is known.
+        """
+        if self.split is None:
+            return report(records, self.metrics, self.retain_model)
+        retain = None if self.retain_model is None else self.split.report(self.retain_model)
+        return report(self.split.report(records), self.metrics, retain)
+
+    def select(self, records: Records) -> dict[str, float]:
+        """The same of the selection half; nothing where there is none."""
+        if self.split is None:
+            return {}
+        retain = None if self.retain_model is None else self.split.selection(self.retain_model)
+        return report(self.split.selection(records), self.metrics, retain)

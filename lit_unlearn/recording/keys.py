@@ -20,3 +20,8 @@ def evaluation_key(number: str) -> str:
         if number.startswith(name + separator):
             return f"eval_{name}/{number.removeprefix(name + separator)}"
     return f"eval/{number}"
+
+
+def selection_key(number: str) -> str:
+    """The same number of the selection half: ``select_forget/quality``, ``select/mem``."""
+    return "select" + evaluation_key(number).removeprefix("eval")

@@ -13,6 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from lit_unlearn.callbacks.belief_sampler import BeliefSampler
+from lit_unlearn.callbacks.choosing.choice import Choice
+from lit_unlearn.callbacks.choosing.disruption import KL_TO_START, Disruption
 from lit_unlearn.callbacks.evaluation import Evaluation
 from lit_unlearn.callbacks.gradient_shares import GradientShares
 from lit_unlearn.callbacks.progress import Progress
@@ -26,6 +28,7 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
+from lit_unlearn.evaluation.choice.rule import DISRUPTION
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.models.files import stored_dtype
 from lit_unlearn.models.load import load_pretrained
@@ -71,7 +74,6 @@ def assemble(
         name, attention = type(policy).__name__, config.model.attention
         log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
     module = kind(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
-
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None
     if dtype != torch.float32:  # else what is trained is what is exported
@@ -82,8 +84,9 @@ def assemble(
                 f"strategy.name={name} keeps them in pieces: set export.dtype=float32"
             )
         settle = partial(round_weights, dtype=dtype, form=config.export.form)
-    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model, settle)
-    callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
+    judges, every = build_choice(study, run_dir, engine), config.evaluation.every_n_epochs
+    evaluation = Evaluation(study.evaluator, run_dir, every, ask_retain_model, settle, *judges)
+    callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation, *filter(None, judges)]
     if study.plan.stored:
         directory = Path(config.model.reference_cache or run_dir / "reference")
         callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
@@ -94,6 +97,19 @@ def assemble(
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation
+
+
+def build_choice(study: Study, run_dir: Path, start: ScoringEngine) -> tuple[Choice | None, Disruption | None]:
+    """What keeps the best weights and what measures the way from the start; None: the config asks for no such thing."""
+    config = study.config
+    choice = Choice.of(config.evaluation, run_dir)
+    if choice is None or config.evaluation.disruption is None:
+        return choice, None
+    data = UnlearnData({Role.retain: study.held_out}, config.data.batch_size, config.seed)
+    size = config.evaluation.batch_size
+    asks = KL_TO_START[DISRUPTION].objective.needs.reference
+    cache = ReferenceCache(data, asks, size, run_dir / "reference", start)
+    return choice, Disruption(cache, config.evaluation.disruption, choice, size)
 
 
 def export_dtype(config: Config, policy: PreTrainedModel) -> torch.dtype:

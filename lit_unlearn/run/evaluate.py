@@ -65,7 +65,8 @@ def _run(config: Config, policy: PreTrainedModel, evaluator: Evaluator, run_dir:
     ask_retain_model = retain_model_asker(config, config.evaluation.retain_model, evaluator)
     if ask_retain_model is not None:
         asks = {"retain_model": ask_retain_model, **asks}
-    numbers = {}
+    numbers: dict[str, dict[str, float]] = {}
+    selection: dict[str, dict[str, float]] = {}
     with display(run_dir.name, [plan_asking(name) for name in asks], shown=fabric.is_global_zero):
         for name, ask in asks.items():
             with fabric.autocast():
@@ -73,9 +74,15 @@ def _run(config: Config, policy: PreTrainedModel, evaluator: Evaluator, run_dir:
             if name == "retain_model":
                 evaluator.retain_model = records
             numbers[name] = evaluator.report(records)
+            if evaluator.split is not None:
+                selection[name] = evaluator.select(records)
             if fabric.is_global_zero:
                 write_records(run_dir / "records" / name, records)
     if fabric.is_global_zero:
-        write_json(run_dir / "metrics.json", {"schema": METRICS} | numbers)
+        if evaluator.split is not None:
+            write_json(run_dir / "records" / "selection.json", evaluator.split.as_lists())
+        write_json(
+            run_dir / "metrics.json", {"schema": METRICS} | numbers | ({"selection": selection} if selection else {})
+        )
         print(table(numbers))
         print(f"\nwritten: {run_dir}")

@@ -7,6 +7,7 @@ from math import ceil
 from pathlib import Path
 
 from lit_unlearn.benchmarks.base import Benchmark
+from lit_unlearn.callbacks.evaluation import LAST
 from lit_unlearn.callbacks.reference_cache import STORING
 from lit_unlearn.callbacks.squeeze_probe import DRAWING
 from lit_unlearn.config.schema import FinetuneConfig
@@ -48,9 +49,9 @@ def plan_run(study: Study, benchmark: Benchmark, run_dir: Path) -> list[Planned]
     for name in [*models, "original"]:
         if not are_complete(run_dir / "records" / name):
             phases.append(plan_asking(name))
-    if study.plan.stored:
-        phases.append(Planned(STORING))
-    return [*phases, _plan_unlearning(study), plan_asking("unlearned"), Planned(SAVING, amount=0)]
+    phases += [Planned(STORING)] * (bool(study.plan.stored) + (config.evaluation.disruption is not None))
+    asked = ["unlearned"] if config.evaluation.keep_best is None else [LAST, "unlearned"]
+    return [*phases, _plan_unlearning(study), *map(plan_asking, asked), Planned(SAVING, amount=0)]
 
 
 def plan_asking(name: str) -> Planned:

@@ -20,6 +20,9 @@ from lit_unlearn.config.terms import build_terms
 from lit_unlearn.data.alternates import Pairing, alternates_of
 from lit_unlearn.data.tokenize import Encoded, Encoder
 from lit_unlearn.errors import UserError
+from lit_unlearn.evaluation.choice.held_out import hold_out
+from lit_unlearn.evaluation.choice.names import check_names
+from lit_unlearn.evaluation.choice.split import Split
 from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
@@ -53,6 +56,8 @@ class Study:
     """Rows by the kind of model that is made of them; empty where none is made."""
     control: Sequence[Encoded] = ()
     """Retain rows that the squeezing probe watches beside its forget rows."""
+    held_out: Sequence[Encoded] = ()
+    """Retain rows that no term is trained on, for ``evaluation.disruption``."""
 
 
 def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Study:
@@ -71,6 +76,9 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
     rows = {role: encoder.encode(benchmark.train_split(role), f"{role} split") for role in Role if role in reads}
     kinds = KINDS if config.finetune else ()
     finetuning = {kind: encoder.encode(benchmark.finetune_split(kind), f"{kind} model's split") for kind in kinds}
+    control = () if config.squeeze is None else _control(config.squeeze, rows, benchmark, encoder)
+    sizes = config.trainer.world, config.data.batch_size
+    held_out = hold_out(config.evaluation.disruption, rows, benchmark, encoder, config.seed, *sizes)
     smallest = min(map(len, [*rows.values(), *finetuning.values()]))
     if smallest < config.trainer.world:
         raise UserError(
@@ -82,8 +90,7 @@ def prepare(config: Config, benchmark: Benchmark, policy: PreTrainedModel, token
         alternates, pairing = alternates_of(forget, config.data.alternates, benchmark, config.seed)
         rows[Role.alternate] = encoder.encode(alternates, "alternate answers")
     evaluator = build_evaluator(config, benchmark, encoder)
-    control = () if config.squeeze is None else _control(config.squeeze, rows, benchmark, encoder)
-    return Study(config, terms, plan, rows, evaluator, schedules, pairing, finetuning, control)
+    return Study(config, terms, plan, rows, evaluator, schedules, pairing, finetuning, control, held_out)
 
 
 def _control(
@@ -157,6 +164,8 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> E
     metrics = {name: build({"name": name, **fields}, METRICS, "evaluation.metrics") for name, fields in chosen.items()}
     asking = Asking(config.evaluation.max_new_tokens, config.evaluation.batch_size, config.keeps_text)
     evaluator = Evaluator.of(benchmark, encoder, metrics, asking)
+    if config.evaluation.selection is not None:
+        evaluator.split = Split.of(evaluator.probes, config.evaluation.selection, config.seed)
     recorded = {probe.name for probe in evaluator.probes if probe.rows}
     for name, metric in metrics.items():
         if missing := sorted(metric.reads - recorded):
@@ -168,6 +177,8 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> E
         evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))
     if config.evaluation.retain_model is not None:
         _check_retain_model(config, evaluator, config.evaluation.retain_model)
+    retain = config.finetune or config.evaluation.retain_model or config.evaluation.retain_records
+    check_names(config.evaluation, evaluator.probes, metrics, retain is not None)
     return evaluator
 
 

@@ -111,7 +111,9 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
             export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
             save_model(policy, begun.tokenizer, run_dir / "model", export)
             page.show(loggers)
-            results = write_results(run_dir, evaluation.numbers, loggers, evaluation.rounding)
+            results = write_results(run_dir, evaluation, loggers)
+            if evaluation.choice is not None:
+                evaluation.choice.kept.clear()
             close_wandb(loggers)
     if isinstance(trainer.strategy, Sharded):
         trainer.strategy.barrier()  # whoever reads what was written

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.strategies.settings import StrategyConfig
@@ -57,6 +57,14 @@ class Fsdp2Strategy(Sharded, ModelParallelStrategy):
 
     def exact(self, weight: nn.Parameter) -> Tensor:
         return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+    def assign(self, weight: nn.Parameter, value: Tensor) -> None:
+        if not isinstance(weight, DTensor):
+            weight.copy_(value)
+            return
+        own = weight.to_local()
+        pieces = distribute_tensor(value.to(own.device), weight.device_mesh, weight.placements, src_data_rank=None)
+        own.copy_(pieces.to_local())
 
 
 def shard(root: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, low: bool) -> None:

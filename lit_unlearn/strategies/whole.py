@@ -103,6 +103,10 @@ class Sharded(Strategy):
     def exact(self, weight: nn.Parameter) -> Tensor:
         """All of one weight as the optimizer knows it, in float32 where it keeps that; every rank must call it."""
 
+    @abstractmethod
+    def assign(self, weight: nn.Parameter, value: Tensor) -> None:
+        """Give one weight what ``exact`` gave, here and where the optimizer keeps it; every rank must call it."""
+
 
 def whole(strategy: Strategy, engines: Sequence[ScoringEngine]) -> AbstractContextManager[None]:
     """As of ``Sharded``; every rank must enter it. Nothing happens where all weights are on every rank."""
@@ -151,6 +155,20 @@ def consolidate(strategy: Strategy, model: nn.Module) -> None:
                 exact = exact.to("cpu", copy=True) if strategy.is_global_zero else exact.new_empty(0)
                 found[id(weight)] = nn.Parameter(exact, weight.requires_grad)
             module._parameters[name] = found[id(weight)]
+
+
+def exact(strategy: Strategy, weight: nn.Parameter) -> Tensor:
+    """As of ``Sharded``; the weight itself where it is whole."""
+    return (strategy.exact(weight) if isinstance(strategy, Sharded) else weight).detach()
+
+
+@torch.no_grad()
+def assign(strategy: Strategy, weight: nn.Parameter, value: Tensor) -> None:
+    """As of ``Sharded``. ``value``: all of the weight, on any device."""
+    if isinstance(strategy, Sharded):
+        strategy.assign(weight, value)
+    else:
+        weight.copy_(value)
 
 
 def own_part(weight: Tensor) -> Tensor:

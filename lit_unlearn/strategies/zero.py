@@ -171,6 +171,20 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         with GatheredParameters([weight], enabled=self.zero_stage_3):
             return weight.detach().clone()
 
+    def assign(self, weight: nn.Parameter, value: Tensor) -> None:
+        from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
+
+        weight.data, value = weight.data.to(self.root_device), value.to(self.root_device)
+        with GatheredParameters([weight], modifier_rank=0, enabled=self.zero_stage_3):
+            weight.data.copy_(value)
+        if not self.zero_stage_3:
+            safe_set_full_fp32_param(weight, value.float())
+        elif weight.requires_grad:
+            size = weight.ds_tensor.numel()  # type: ignore[attr-defined]  # of a piece; the last is filled up
+            filled = nn.functional.pad(value.float().flatten(), (0, size * self.world_size - value.numel()))
+            safe_set_local_fp32_param(weight, filled.narrow(0, size * self.global_rank, size))
+
     @property
     def grad_norm(self) -> float:
         """Of the last step, before clipping; infinite where DeepSpeed has left the step out for it."""

@@ -1,4 +1,4 @@
-"""A whole run on two processes that hold parts: numbers and model of one process, and resumed as if straight."""
+"""A whole run on two processes that hold parts: numbers and model of one process, the best step's, resumed or not."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from lit_unlearn import finetune
 from lit_unlearn.recording.checkpoints import checkpoint_path, checkpoints, last_checkpoint, remove
 
 CONF = f"conf={Path(__file__).parent / 'tiny.yaml'}"
-COMMON = [CONF, "finetune=null", "trainer.max_epochs=2", "evaluation.max_new_tokens=4", "logging.mode=disabled"]
+COMMON = [CONF, "finetune=null", "trainer.max_epochs=3", "evaluation.max_new_tokens=4", "logging.mode=disabled"]
 COMMON += ["data.micro_batch_size=1", "strategy.persistent_below=0", "export.dtype=float32"]
+BEST = "evaluation.keep_best={metric: forget_probability, constraints: {forget_probability: {max: 0.0108}}}"
+COMMON.append(BEST)  # which the first of three epochs breaks, and the second is closest to
 STEPS_PER_EPOCH = 2
 LARGEST = 300_000
 """Bytes of the largest file where the disk is called full: records fit, a rank's share of a checkpoint does not."""
@@ -60,6 +62,8 @@ def test_a_run_in_pieces_is_the_run_of_one_and_resumes_on_its_path(strategy, sta
     expected, numbers = (json.loads((path / "metrics.json").read_text()) for path in (alone, straight))
     for model in ("original", "unlearned"):
         assert numbers[model] == pytest.approx(expected[model], abs=1e-5), model
+        assert numbers["selection"][model] == pytest.approx(expected["selection"][model], abs=1e-5), model
+    assert numbers["chosen"]["step"] == expected["chosen"]["step"] == 2 * STEPS_PER_EPOCH
     ours, theirs = (load_file(path / "model" / "model.safetensors") for path in (straight, alone))
     assert max((ours[name] - theirs[name]).abs().max().item() for name in theirs) < 1e-5
 

@@ -26,7 +26,7 @@ def check_limits(study: Study, model: PreTrainedModel) -> None:
     config = study.config
     splits = {f"{role.value} split": rows for role, rows in study.rows.items()}
     splits |= {f"{kind} model's split": rows for kind, rows in study.finetuning.items()}
-    splits |= {"retain split": list(study.control)} if Role.retain not in study.rows else {}
+    splits |= {"retain split": [*study.control, *study.held_out]} if Role.retain not in study.rows else {}
     check_lengths(splits, study.evaluator, model)
     answers: dict[str, int] = {}
     if Role.belief in union_of_needs(study.terms).policy:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from math import ceil
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
+from lit_unlearn.callbacks.choosing.choice import Choice
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.config.schema import Config
 from lit_unlearn.data.tokenize import Encoded
@@ -76,6 +78,10 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     questions = sum(len(probe.rows) for probe in study.evaluator.probes)
     often = config.evaluation.every_n_epochs
     yield "  questions", f"{questions} before and after{f', and every {often} epochs' if often else ''}"
+    choice = Choice.of(config.evaluation, Path(config.output_dir))
+    if choice is not None:
+        held = f"; {len(study.held_out)} retain rows held out" if study.held_out else ""
+        yield "  saved", f"the step chosen by {choice.rule}{held}"
     share = {r: split[:: trainer.world][: config.data.micro_batch_size] for r, split in _step_rows(study).items()}
     yield "  memory", _memory(config, model, config.optim, trained, share, study.plan.resident)
 

@@ -131,10 +131,11 @@ def _small(study: Study) -> Study:
         tokens = min(squeeze.max_new_tokens, TOKENS)
         squeeze = replace(squeeze, num_prompts=1, num_responses=1, max_new_tokens=tokens, every_n_steps=1)
     data = replace(config.data, batch_size=ROWS)
+    evaluation = replace(config.evaluation, keep_best=None, early_stop=None, disruption=None)  # they write
     rows = {role: split if role == Role.alternate else split[:ROWS] for role, split in first_rows(study).items()}
     return replace(
         study,
-        config=replace(config, beliefs=beliefs, squeeze=squeeze, data=data),
+        config=replace(config, beliefs=beliefs, squeeze=squeeze, data=data, evaluation=evaluation),
         rows=rows,
         plan=ReferencePlan(),
         schedules=build_schedules(config, study.terms),

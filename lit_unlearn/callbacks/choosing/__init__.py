@@ -1,0 +1,1 @@
+"""Which weights of a training are kept, and when it has gone far enough."""
