@@ -1,0 +1,18 @@
+"""What is wrong with a point is told before the first of them starts."""
+
+from __future__ import annotations
+
+from lit_unlearn.config.checks import check, check_training
+from lit_unlearn.errors import UserError
+from lit_unlearn.sweep.plan import Sweep
+
+
+def check_points(sweep: Sweep) -> None:
+    """Raises UserError for a point that is no run, by its number."""
+    for point in sweep.points:
+        config = point.config()
+        try:
+            check(config)
+            check_training(config)
+        except UserError as error:
+            raise UserError(f"point {point.number}: {error}") from error
