@@ -1,0 +1,1 @@
+"""Which step's weights are kept, and on which questions that is decided."""
