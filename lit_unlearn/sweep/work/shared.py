@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,35 +30,43 @@ _OF_ONE_RUN = (
 )
 """What neither ``finetune`` nor ``evaluate`` reads. All other settings count, those to come included."""
 _NOT_OF_MODELS = (*_OF_ONE_RUN, "evaluation")
-_NOT_OF_ANSWERS = (*_OF_ONE_RUN, "evaluation.every_n_epochs", "evaluation.metrics", "finetune", "strategy")
+_NOT_OF_ANSWERS = (
+    *(*_OF_ONE_RUN, "finetune", "strategy"),
+    *(
+        f"evaluation.{key}"
+        for key in ("every_n_epochs", "metrics", "selection", "keep_best", "early_stop", "disruption")
+    ),
+)
 _LOOK_SECONDS = 1.0
 
 
 def with_shared(sweep: Sweep, point: Point) -> Point:
-    """The point with what it shares in place of what it would make itself; blocks until that is there.
+    """The point with what it shares in place of what it would make itself; waits until that is there.
 
     Raises:
         Failed: it could not be made.
     """
-    config, others = point.config(), [other.config() for other in sweep.points]
+    config, all_configs = point.config(), [other.on(sweep.config.day).config() for other in sweep.points]
+    common = {key: sum(key(other) == key(config) for other in all_configs) > 1 for key in (models_key, answers_key)}
     if config.model.reference != "resident" and config.model.reference_cache is None:
         point = point.having({"model.reference_cache": str(sweep.shared_dir / "reference")})
     retain_model = config.evaluation.retain_model
     if config.finetune is not None:
-        if not _is_common(models_key, config, others):
+        if not common[models_key]:
             return point
         models = _models(sweep, point, models_key(config))
-        point, retain_model = point.having({"finetune": None, "model.path": f"{models / 'target'}"}), f"{models / 'retain'}"
-    if not _is_common(answers_key, config, others):
+        point = point.having({"finetune": None, "model.path": str(models / "target")})
+        retain_model = str(models / "retain")
+    if not common[answers_key]:
         return point.having({"evaluation.retain_model": retain_model})
     directory = sweep.shared_dir / f"answers-{answers_key(config)}"
     if retain_model is not None:
-        records = _answers(directory / "retain_model", point, retain_model)
+        records = _answers(directory / "retain", point, retain_model)
         point = point.having({"evaluation.retain_model": None, "evaluation.retain_records": str(records)})
-    whole = config.strategy.name not in CUT and config.optim.name != "adamw_8bit"  # which rounds the start's weights
-    if whole and config.evaluation.original_records is None:
-        model = str(point.settings.get("model.path", config.model.path))
-        point = point.having({"evaluation.original_records": str(_answers(directory / "original", point, model))})
+    rounded = config.optim.name == "adamw_8bit"  # the start's weights too
+    if config.strategy.name not in CUT and not rounded and config.evaluation.original_records is None:
+        records = _answers(directory / "original", point, str(point.config().model.path))
+        point = point.having({"evaluation.original_records": str(records)})
     return point
 
 
@@ -78,15 +87,13 @@ def _digest(config: Config, without: Sequence[str], *more: str) -> str:
     return hashlib.sha256(json.dumps([kept, *more], sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _is_common(key: Callable[[Config], str], config: Config, others: Sequence[Config]) -> bool:
-    """Whether more than one point has it; what only one needs is made by its run."""
-    return sum(key(other) == key(config) for other in others) > 1
-
-
 def _models(sweep: Sweep, point: Point, key: str) -> Path:
     """Directory of ``target`` and ``retain``."""
     directory = sweep.shared_dir / f"models-{key}"
     made = directory / "models"
+
+    def are_whole() -> bool:
+        return all((made / kind / "config.json").is_file() for kind in ("target", "retain"))
 
     def make() -> None:
         # Settings that do not count differ between points, and a run goes on only with those it was started with.
@@ -96,7 +103,7 @@ def _models(sweep: Sweep, point: Point, key: str) -> Path:
         resume = ["resume=true"] if (made / "config.yaml").is_file() else []
         call("finetune", [*json.loads(first.read_text()), f"output_dir={made}", *resume], directory / "log.txt")
 
-    _make_once(directory, made, lambda: all((made / kind / "config.json").is_file() for kind in ("target", "retain")), make)
+    _make_once(directory, made, are_whole, make)
     return made
 
 
@@ -106,12 +113,8 @@ def _answers(directory: Path, point: Point, model: str) -> Path:
     settings: dict[str, Any] = {"finetune": None, "model.path": model, "evaluation.retain_model": None}
     settings |= {"evaluation.retain_records": None, "evaluation.original_records": None}
     arguments = [*point.having(settings).arguments(), f"output_dir={made}", "overwrite=true"]
-    _make_once(
-        directory,
-        made,
-        lambda: (made / "metrics.json").is_file(),
-        lambda: call("evaluate", arguments, directory / "log.txt"),
-    )
+    make = partial(call, "evaluate", arguments, directory / "log.txt")
+    _make_once(directory, made, (made / "metrics.json").is_file, make)
     return made / "records" / "evaluated"
 
 
