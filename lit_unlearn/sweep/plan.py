@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from lit_unlearn.config.load import configured
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
+from lit_unlearn.evaluation.choice.rule import Rule
 from lit_unlearn.sweep.settings import SweepConfig, flat
 
 
@@ -80,6 +81,13 @@ class Sweep:
         trials = [{}] * (config.search.num_trials if config.search else 1)
         chosen = product(seeds, listed, *axes, trials)
         return [self._point(number, parts) for number, parts in enumerate(chosen)]
+
+    @property
+    def rule(self) -> Rule:
+        """By which one point is better than another."""
+        if self.config.rule is not None:
+            return Rule(self.config.rule.metric, self.config.rule.mode, self.config.rule.constraints)
+        return Rule.of(self.points[0].config().evaluation) or Rule("agg")
 
     def _point(self, number: int, parts: tuple[Mapping[str, Any], ...]) -> Point:
         settings: dict[str, Any] = {"logging.group": self.name} | flat(self.config.settings)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from lit_unlearn.evaluation.choice.settings import KeepBestConfig
+
 
 @dataclass
 class SearchConfig:
@@ -38,9 +40,10 @@ class SweepConfig:
     search: SearchConfig | None = None
     seeds: list[int] = field(default_factory=list)
     """The slowest axis; numbers are averaged over it. Empty: the conf's own seed."""
-    metric: str = "agg"
-    """What points are ranked by, and what a search optimizes: a name in ``metrics.json``."""
-    mode: Literal["max", "min"] = "max"
+    rule: KeepBestConfig | None = None
+    """What points are ranked by and a search optimizes, of the numbers on the selection half where there is one:
+    ``{metric: agg, constraints: {utility: {min_ratio: 0.95}}}``. Null: the conf's ``evaluation.keep_best``, or the
+    largest ``agg``."""
     slurm: dict[str, Any] = field(default_factory=dict)
     """Options of ``sbatch``, e.g. ``{time: "4:00:00", partition: gpu}``."""
     limit: int = 4

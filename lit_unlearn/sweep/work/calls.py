@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,7 @@ class Failed(Exception):
     def state(self) -> str:
         if self.terminated or self.code == INTERRUPTED:
             return "stopped"
-        return "preempted" if self.code == PREEMPTED else "failed"
+        return "preempted" if self.code in (PREEMPTED, 128 + signal.SIGUSR1) else "failed"
 
 
 def in_array() -> bool:

@@ -80,7 +80,14 @@ def _leave(number: int, failed: Failed) -> None:
     if failed.state == "failed":
         raise UserError(f"point {number}: {failed.reason}")
     print(f"point {number} {failed.state}: {failed.reason}", file=sys.stderr)
-    if failed.state == "preempted" and in_array():  # near its time limit; SLURM requeues by itself after a TERM only
-        subprocess.run(["scontrol", "requeue", "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)])
+    if failed.state == "preempted" and in_array():
+        _requeue("{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ))
     sys.stdout.flush()
     os._exit(PREEMPTED if failed.state == "preempted" else failed.code or INTERRUPTED)
+
+
+def _requeue(job: str) -> None:
+    """Where neither the run has done so nor SLURM itself, which ends a job that it cancels or requeues."""
+    told = subprocess.run(["scontrol", "show", "job", job, "--oneliner"], capture_output=True, text=True).stdout
+    if "JobState=RUNNING" in told.split():
+        subprocess.run(["scontrol", "requeue", job])
