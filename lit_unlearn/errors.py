@@ -1,8 +1,28 @@
-"""What goes wrong by the user's hand; ``console.start`` tells it in one line."""
+"""What ends a run by somebody's hand; ``console.start`` tells it in one line."""
 
 
 class UserError(ValueError):
     """A fault the user can mend; the message says what, where and what to do."""
+
+
+class Preempted(SystemExit):
+    """A scheduler has asked the run to end, which it has done in order; nobody catches it but ``console.start``."""
+
+    CODE = 75
+    """BSD's EX_TEMPFAIL: starting the command again goes on. 0 in processes that another one of the run started."""
+
+    def __init__(self, saved: str, code: int = CODE) -> None:
+        super().__init__(code)
+        self.code: int = code
+        self.saved, self.next = saved, ""
+
+    def add(self, next: str) -> None:
+        """What happens now, on the first rank, which tells it."""
+        self.next = next
+
+    def __str__(self) -> str:
+        """One line; empty on all ranks but the first."""
+        return f"preempted: {self.saved}; {self.next}" if self.next else ""
 
 
 class NonFiniteLoss(UserError):

@@ -66,7 +66,9 @@ class Evaluation(L.Callback):
                 "so the original model can no longer be asked: put them back or start another run"
             )
         self.original = self._records("original", lambda: self._read(pl_module, "original"))
-        self._log("original", self.original, pl_module, step=0)
+        self._keep("original", self.original, step=0)
+        if trainer.ckpt_path is None:  # else they have been logged
+            self._log(pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
@@ -90,19 +92,23 @@ class Evaluation(L.Callback):
         records = self._read(pl_module, name)
         if rank() == 0:
             write_records(self.directory / name, records)
-        self._log(name, records, pl_module, pl_module.global_step)
+        self._keep(name, records, pl_module.global_step)
+        self._log(pl_module)
 
     def _read(self, pl_module: L.LightningModule, name: str) -> Records:
         assert isinstance(pl_module, UnlearnModule)
         with pl_module.reading():
             return self.evaluator.ask(pl_module.engine, name)
 
-    def _log(self, name: str, records: Records, pl_module: L.LightningModule, step: int) -> None:
+    def _keep(self, name: str, records: Records, step: int) -> None:
         self.numbers[name] = self.evaluator.report(records)
         self.last = Evaluated(name, step, records)
-        logged = {evaluation_key(number): value for number, value in self.numbers[name].items()}
+
+    def _log(self, pl_module: L.LightningModule) -> None:
+        assert self.last is not None
+        logged = {evaluation_key(number): value for number, value in self.numbers[self.last.name].items()}
         for logger in pl_module.loggers:
-            logger.log_metrics(logged, step=step)
+            logger.log_metrics(logged, step=self.last.step)
 
     def _records(self, name: str, ask: Callable[[], Records]) -> Records:
         """Of a model that does not change: a resumed run reads what the first start wrote."""

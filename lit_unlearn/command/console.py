@@ -15,7 +15,7 @@ from typing import Any
 
 from lit_unlearn.command.arguments import Arguments, parse
 from lit_unlearn.command.fields import Families, explain
-from lit_unlearn.errors import UserError
+from lit_unlearn.errors import Preempted, UserError
 
 COMMANDS = {
     "train": "unlearn: evaluate, train, evaluate, save",
@@ -123,6 +123,10 @@ def start(command: Command) -> None:
         where = f" ({error.filename})" if error.filename else ""
         print(f"error: {error.strerror}{where}; make room, then go on with resume=true", file=sys.stderr)
         sys.exit(2)
+    except Preempted as told:
+        print(str(told), end="\n" if str(told) else "", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(told.code)  # as below
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         going_on = "resume=true goes on from there" if command.resumes else "start it again"
         print(f"\ninterrupted: what was written is whole; {going_on}", file=sys.stderr)

@@ -93,7 +93,7 @@ def _field_docs(kind: type) -> dict[str, str]:
 
 def _type(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return " | ".join(map(str, get_args(hint)))
+        return " | ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in get_args(hint))
     if get_origin(hint) in (Union, types.UnionType):
         return " | ".join(_type(part) for part in get_args(hint))
     if hint is type(None):

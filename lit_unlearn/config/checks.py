@@ -54,6 +54,8 @@ def check(config: Config) -> None:
                     f"{where} goes back through a step more than once, which model.gradient_checkpointing=selective "
                     "does not allow: set it to none or full"
                 )
+    if config.resume == "auto" and config.overwrite:
+        raise UserError("resume=auto and overwrite=true contradict each other; choose one")
     _check_strategy(config)
     _check_optimizer("optim", config.optim, config)
     if config.finetune is not None:
@@ -93,7 +95,7 @@ def check_finetune(config: Config) -> None:
 def check_evaluation(config: Config) -> None:
     """Raises UserError where there is no model to evaluate."""
     if config.resume:
-        raise UserError("resume=true has no meaning for evaluate; start again with overwrite=true")
+        raise UserError(f"resume={_told(config)} has no meaning for evaluate; start again with overwrite=true")
     check_model_path(config)
 
 
@@ -102,12 +104,16 @@ def check_alternates(config: Config) -> None:
     if config.check:
         raise UserError("check=true has no meaning for alternates; try num=1 in another output_dir")
     if config.resume:
-        raise UserError("resume=true has no meaning for alternates; start again with overwrite=true")
+        raise UserError(f"resume={_told(config)} has no meaning for alternates; start again with overwrite=true")
     if not config.keeps_text:
         raise UserError(
             "privacy=hashed writes no answers, and alternates are answers to the forget questions: set privacy=local"
         )
     check_model_path(config)
+
+
+def _told(config: Config) -> str:
+    return str(config.resume).lower()
 
 
 def check_model_path(config: Config) -> None:

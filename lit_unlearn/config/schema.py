@@ -16,6 +16,8 @@ from lit_unlearn.training.settings import OptimConfig, TrainerConfig
 PUBLIC = ("authors", "tofu")
 """Benchmarks of people who never lived, whose text may go everywhere unless something else is asked for."""
 
+Resume = Literal["auto", True, False]
+
 
 @dataclass
 class TermConfig:
@@ -73,8 +75,9 @@ class Config:
     """Run directory; runs/<conf name> unless set."""
     seed: int = 0
     """Of weights, order of rows, samples."""
-    resume: bool = False
-    """Go on in ``output_dir``: from its last checkpoint, with the models it has finetuned and the records it has."""
+    resume: Resume = False
+    """``true``: go on in ``output_dir``, from its last checkpoint, with the models it has finetuned and the records it
+    has. ``auto``: where a run was started there, else start one. Nothing happens where it is finished."""
     overwrite: bool = False
     """Replace an earlier run in ``output_dir``."""
     check: bool = False

@@ -48,7 +48,7 @@ class UnlearnData(L.LightningDataModule):
         )
         # Its own generator: else each epoch's iterator draws from the global one, which dropout draws from too, and a
         # resumed run makes an iterator less.
-        return DataLoader(
+        return _Loader(
             _Steps(self.rows),
             batch_size=None,
             sampler=self.sampler,  # type: ignore[arg-type]
@@ -70,6 +70,18 @@ class UnlearnData(L.LightningDataModule):
     def know_reference(self, role: Role, logps: Mapping[int, Sequence[float]]) -> None:
         """Attach the reference's log-prob of each answer token to the rows of a role, by example id."""
         self.rows[role][:] = [replace(row, reference_logps=tuple(logps[row.id])) for row in self.rows[role]]
+
+
+class _Loader(DataLoader):
+    """Goes on in the middle of an epoch: Lightning keeps the state of such a loader in its checkpoints."""
+
+    sampler: StepSampler
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.sampler.next}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.sampler.first = state_dict["step"] % len(self.sampler)  # of an epoch that has none left, the next is whole
 
 
 class _Steps(Dataset):

@@ -27,6 +27,8 @@ class StepSampler(Sampler[RowIds]):
     ) -> None:
         self.num_rows, self.anchor, self.batch_size = dict(num_rows), anchor, batch_size
         self.seed, self.rank, self.world, self.epoch = seed, rank, world, 0
+        self.first, self.next = 0, 0
+        """Step of the epoch with which the next pass over it begins, and which follows the last one yielded."""
         self._permutation = cache(self._permute)
 
     def set_epoch(self, epoch: int) -> None:
@@ -37,7 +39,9 @@ class StepSampler(Sampler[RowIds]):
         return full + (rest >= self.world)
 
     def __iter__(self) -> Iterator[RowIds]:
-        for step in range(len(self)):
+        first, self.first = self.first, 0
+        for step in range(first, len(self)):
+            self.next = step + 1
             yield {role: ids[self.rank :: self.world] for role, ids in self.global_step(self.epoch, step).items()}
 
     def global_step(self, epoch: int, step: int) -> RowIds:

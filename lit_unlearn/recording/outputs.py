@@ -56,7 +56,7 @@ def check_run_dir(output_dir: str, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise UserError("resume=true and overwrite=true contradict each other; choose one")
     check_directory(run_dir, "output_dir")
-    if resume and not _was_started(run_dir):
+    if resume and not was_started(run_dir):
         raise UserError(f"nothing to resume in output_dir={output_dir}: no run was started there")
     if not resume and run_dir.is_dir() and not (run_dir / LOCK).exists():  # else ``locked`` tells who is there
         _is_taken(run_dir, overwrite)
@@ -76,7 +76,7 @@ def check_directory(directory: Path, key: str) -> None:
 
 def _is_taken(run_dir: Path, overwrite: bool) -> bool:
     """Whether there is anything to replace; raises UserError where that was not asked for, or it is not ours."""
-    if not _was_started(run_dir) and not _holds_more(run_dir):
+    if not was_started(run_dir) and not _holds_more(run_dir):
         return False
     if not overwrite:
         raise UserError(
@@ -92,7 +92,8 @@ def _is_taken(run_dir: Path, overwrite: bool) -> bool:
     return True
 
 
-def _was_started(run_dir: Path) -> bool:
+def was_started(run_dir: Path) -> bool:
+    """Whether there is a run to go on with."""
     return all((run_dir / name).is_file() for name in MARKS)
 
 

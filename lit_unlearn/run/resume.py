@@ -21,6 +21,7 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
 from lit_unlearn.files import write_json, write_text
 from lit_unlearn.recording.environment import HIDDEN, environment, without_secrets
+from lit_unlearn.recording.outputs import was_started
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.schemas import CONFIG
 
@@ -30,6 +31,7 @@ STARTED = "LIT_UNLEARN_STARTED"
 FREE = (
     *("resume", "overwrite", "check", "debug", "output_dir", "logging"),
     *("trainer.log_every_n_steps", "trainer.checkpoint_every_n_epochs", "trainer.keep_checkpoints"),
+    *("trainer.checkpoint_every_n_steps", "trainer.checkpoint_every_n_minutes"),
 )
 """What may change: it decides neither a step nor a record. All other settings, those to come included, may not.
 
@@ -40,6 +42,11 @@ evaluated depends on them; to train longer, start another run from ``model/``. N
 _CONFIG, _ENVIRONMENT = "config.yaml", "environment.json"
 _SAMPLED = 1024
 """Elements of each weight that tell one model from another."""
+
+
+def settled(config: Run) -> Run:
+    """``resume=auto`` as true or false: whether a run was started in ``output_dir``."""
+    return replace(config, resume=was_started(Path(config.output_dir))) if config.resume == "auto" else config
 
 
 def is_finished(run_dir: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from lit_unlearn.run.prepare import KINDS, corpus, finetuning_terms
 from lit_unlearn.strategies.whole import consolidate
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
-from lit_unlearn.training.trainer import build_trainer, release
+from lit_unlearn.training.trainer import build_trainer, fit, release
 from lit_unlearn.types import Role
 
 
@@ -58,14 +59,16 @@ def _finetune(begun: Start, finetune: FinetuneConfig, kind: str, path: Path) -> 
     hold_weights(model, finetune.optim.name)
     data = UnlearnData({Role.retain: begun.study.finetuning[kind]}, finetune.batch_size, config.seed)
     module = UnlearnModule(ScoringEngine(model, config.model.logits_mib), finetuning_terms(), finetune.optim)
-    trainer_config = replace(config.trainer, max_epochs=finetune.max_epochs, max_steps=-1, checkpoint_every_n_epochs=0)
+    never = {f"checkpoint_every_n_{unit}": 0 for unit in ("epochs", "steps", "minutes")}  # but for a signal
+    trainer_config = replace(config.trainer, max_epochs=finetune.max_epochs, max_steps=-1, **never)
     directory = path.parent / f"{kind}_run"
     callbacks = [Progress(finetuning_title(kind)), Throughput()]
     loggers = build_loggers(config, directory, f"finetune_{kind}")
     trainer = build_trainer(trainer_config, config.strategy, directory, callbacks, loggers, module.learns_partly)
-    trainer.fit(module, data)
+    fit(trainer, module, data, directory)
     consolidate(trainer.strategy, model)
     if trainer.is_global_zero:
         save_model(model, tokenizer, path)
+        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     close_wandb(loggers)
     trainer.strategy.barrier()

@@ -17,7 +17,6 @@ from lit_unlearn.display.screen import display, phase
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.recording.checkpoints import last_checkpoint
 from lit_unlearn.recording.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
@@ -28,7 +27,7 @@ from lit_unlearn.run.results import MODELS, write_results
 from lit_unlearn.run.resume import is_finished
 from lit_unlearn.run.target import finetune_models
 from lit_unlearn.strategies.whole import Sharded, consolidate
-from lit_unlearn.training.trainer import build_trainer, release
+from lit_unlearn.training.trainer import build_trainer, fit, release
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     loggers = build_loggers(config, run_dir)
     page = Page(evaluation, run_dir, config.uploads_text)
     trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
-    trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
+    fit(trainer, module, data, run_dir)
     evaluation.finish(trainer, module)
     consolidate(trainer.strategy, policy)
 

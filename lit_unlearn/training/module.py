@@ -179,7 +179,9 @@ class UnlearnModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_end(self) -> None:
-        """Runs before the epoch's checkpoint is written, so that a broken model never replaces a good one."""
+        self._refuse_broken_weights()
+
+    def _refuse_broken_weights(self) -> None:
         broken = sum(int(not torch.isfinite(own_part(weight)).all()) for weight in self.engine.parameters())
         if all_reduce_sum(torch.tensor(broken, device=self.device)):
             raise NonFiniteLoss(
@@ -188,6 +190,7 @@ class UnlearnModule(L.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self._refuse_broken_weights()  # or they would replace good ones
         weights = checkpoint["state_dict"]
         for key in [key for key in weights if key.startswith("reference.")]:
             del weights[key]

@@ -61,6 +61,11 @@ class TrainerConfig:
     log_every_n_steps: int = 1
     checkpoint_every_n_epochs: int = 1
     """Write ``checkpoints/step-N.ckpt`` at the end of every n-th epoch and of the last; 0: none."""
+    checkpoint_every_n_steps: int = 0
+    """Write one at the end of every n-th step too, counted over the run; 0: none."""
+    checkpoint_every_n_minutes: float | None = None
+    """Write one at the end of a step when the last is so old, by the first process's clock; null or 0: none. A signal
+    (USR1, TERM) has one written at the end of its step in any case."""
     keep_checkpoints: int = 2
     """How many of them stay, the newest; a new one is whole on the disk before an older one goes."""
 
@@ -78,8 +83,9 @@ class TrainerConfig:
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise ValueError(f"trainer.gradient_clip={self.gradient_clip} must be above 0, or null for none")
         counts = (self.devices, self.num_nodes, self.log_every_n_steps, self.num_threads or 1, self.keep_checkpoints)
-        if min(counts) < 1 or self.checkpoint_every_n_epochs < 0:
+        periods = (self.checkpoint_every_n_epochs, self.checkpoint_every_n_steps, self.checkpoint_every_n_minutes or 0)
+        if min(counts) < 1 or min(periods) < 0:
             raise ValueError(
                 "trainer: devices, num_nodes, num_threads, log_every_n_steps and keep_checkpoints must be at least 1, "
-                "checkpoint_every_n_epochs at least 0"
+                "checkpoint_every_n_epochs, checkpoint_every_n_steps and checkpoint_every_n_minutes at least 0"
             )

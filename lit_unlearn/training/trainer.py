@@ -15,23 +15,25 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy as FabricDDPStrategy
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.loops.fit_loop import _FitLoop
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from lit_unlearn.errors import UserError
-from lit_unlearn.recording.checkpoints import DurableFiles
+from lit_unlearn.errors import Preempted, UserError
+from lit_unlearn.recording.checkpoints import DurableFiles, last_checkpoint
+from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.strategies.build import build_strategy, chosen
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.checkpoints import Checkpoints
+from lit_unlearn.training.loops import Epochs, Steps
 from lit_unlearn.training.settings import TrainerConfig
+from lit_unlearn.training.signals import remember
 
 
-class _WholeEpochs(_FitLoop):
-    """Checkpoints are of epoch ends, which Lightning's own loop takes for the middle of one under ``max_steps``: the
-    resumed run would not call ``on_train_epoch_start`` and count one epoch too few."""
+class _NoSignals(_SignalConnector):
+    """``signals.heeding`` hears them. Lightning's handler meets other ranks within itself, whatever they are doing."""
 
-    def _iteration_based_training(self) -> bool:
-        return False
+    def register_signal_handlers(self) -> None:
+        self.received_sigterm = False
 
 
 def prepare_device(config: TrainerConfig) -> None:
@@ -63,10 +65,7 @@ def build_trainer(
 
     ``learns_partly``: as of ``build_strategy``.
     """
-    checkpoints: list[L.Callback] = []
-    if config.checkpoint_every_n_epochs:
-        every, keep = config.checkpoint_every_n_epochs, config.keep_checkpoints
-        checkpoints.append(Checkpoints(run_dir / "checkpoints", every, keep))
+    checkpoints = Checkpoints(run_dir / "checkpoints", config)
     zero = chosen(strategy, config.world).startswith("zero")
     trainer = L.Trainer(
         accelerator=config.accelerator,
@@ -78,19 +77,34 @@ def build_trainer(
         max_steps=config.max_steps,
         gradient_clip_val=config.gradient_clip,
         log_every_n_steps=config.log_every_n_steps,
-        callbacks=[*callbacks, *checkpoints],
+        callbacks=[*callbacks, checkpoints],
         plugins=[DurableFiles(), *_in_slurm()],
         logger=list(loggers),
         default_root_dir=run_dir,
         use_distributed_sampler=False,
-        enable_checkpointing=bool(config.checkpoint_every_n_epochs),
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit_loop = _WholeEpochs(trainer, max_epochs=config.max_epochs)
-    trainer.fit_loop.epoch_loop = _TrainingEpochLoop(trainer, max_steps=config.max_steps)
+    trainer.fit_loop = Epochs(trainer, max_epochs=config.max_epochs)
+    trainer.fit_loop.epoch_loop = Steps(trainer, config.max_steps, checkpoints)
+    trainer._signal_connector = _NoSignals(trainer)
+    if isinstance(launcher := trainer.strategy.launcher, _SubprocessScriptLauncher):
+        remember(launcher)
     return trainer
+
+
+def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, run_dir: Path) -> None:
+    """Train from the newest whole checkpoint in ``run_dir``, or from the start.
+
+    Raises:
+        Preempted: a signal has ended it.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
+    except Preempted:
+        close_wandb(trainer.loggers)  # else its last steps may not have reached the disk
+        raise
 
 
 def build_rehearsal(config: TrainerConfig, callbacks: Sequence[L.Callback]) -> L.Trainer:
@@ -145,7 +159,7 @@ def build_fabric(config: TrainerConfig) -> Fabric:
 
 def _in_slurm() -> list[SLURMEnvironment]:
     """Where Lightning would take SLURM's: the same, but it does not requeue the job itself, for which it would write
-    checkpoints in the middle of an epoch."""
+    checkpoints in the middle of a step."""
     if TorchElasticEnvironment.detect() or not SLURMEnvironment.detect():  # in this order, as Lightning asks
         return []
     return [SLURMEnvironment(auto_requeue=False)]

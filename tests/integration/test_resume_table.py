@@ -1,4 +1,4 @@
-"""Resumed at an epoch's end, every later step and the model are those of the run that was not stopped, bit by bit.
+"""Resumed anywhere, every later step and the model are those of the run that was not stopped, bit by bit.
 
 Each row is a whole run with real callbacks; it goes on from a checkpoint that it has itself left.
 """
@@ -67,39 +67,62 @@ def weights(path: Path) -> dict[str, list[float]]:
         return {name: file.get_tensor(name).flatten().tolist() for name in file.keys()}  # noqa: SIM118
 
 
-def curves(run_dir: Path, first: int) -> dict[str, list[tuple[int, float]]]:
+def rows(run_dir: Path) -> list[str]:
+    """The lines of the history, in the order of their writing, but for what a clock decides."""
     timed = ("train/tokens_per_second", "train/step_seconds", "train/memory_gib", "beliefs/refresh_seconds")
-    history = read_history(run_dir / "history.csv")
-    later = {name: [point for point in history[name] if point[0] >= first] for name in history if name not in timed}
-    at_epoch_ends = ("eval", "selection/")  # before the checkpoint: the stopped run's history has them already
-    return {name: points for name, points in later.items() if points and not name.startswith(at_epoch_ends)}
+    lines = (run_dir / "history.csv").read_text().splitlines()
+    return [line for line in lines if line.split(",")[1] not in timed]
 
 
-QUICK = TABLE[:4]
-"""Rows that are always run."""
-MARKED = QUICK + [pytest.param(row, marks=pytest.mark.slow) for row in TABLE[len(QUICK) :]]
+def stop(run_dir: Path, place: str) -> None:
+    """Leave of a whole run what one has left that ended with this checkpoint."""
+    step = PLACES[place]
+    for path in checkpoints(run_dir / "checkpoints"):
+        if path != checkpoint_path(run_dir / "checkpoints", step):
+            path.unlink()
+    shutil.rmtree(run_dir / "model")
+    (run_dir / "metrics.json").unlink()
+    lines = (run_dir / "history.csv").read_text().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(lines) if line.startswith(f"{step},train/"))
+    if place != "an epoch's end":
+        at = [number for number, line in enumerate(lines) if line.startswith(f"{step - 1},train/")][-1] + 1
+        at += lines[at].startswith(f"{step - 1},epoch")
+    (run_dir / "history.csv").write_text("".join(lines[:at]))
 
 
-@pytest.mark.parametrize("options", MARKED, ids=lambda options: " ".join(o.split("=")[0] for o in options) or "plain")
-def test_resumed_is_straight(starts, options: list[str], tmp_path: Path):
+PLACES = {"an epoch's end": 2, "the middle of an epoch": 3, "an epoch's last step": 4}
+"""Where the run was stopped, and after how many steps."""
+QUICK = [(TABLE[0], "an epoch's end"), (TABLE[1], "the middle of an epoch"), (TABLE[2], "an epoch's last step")]
+QUICK += [(TABLE[3], "the middle of an epoch")]
+"""Always run."""
+SLOW = [(row, place) for row in TABLE for place in PLACES if (row, place) not in QUICK]
+
+
+def name(value: object) -> str:
+    return value if isinstance(value, str) else " ".join(o.split("=")[0] for o in value) or "plain"  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("options", "place"), QUICK + [pytest.param(*c, marks=pytest.mark.slow) for c in SLOW], ids=name
+)
+def test_resumed_is_straight(starts, options: list[str], place: str, tmp_path: Path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     fixed = [CONF, f"model.path={starts[MODEL in options]}", "finetune=null", "data.benchmark.num_general=2"]
     fixed += [f"trainer.max_epochs={EPOCHS}", "evaluation.every_n_epochs=0", "evaluation.max_new_tokens=4"]
     fixed += ["logging.mode=disabled", "squeeze=null", *(option for option in options if option != MODEL)]
-    main([*fixed, f"output_dir={straight}", "trainer.keep_checkpoints=9"])
-    expected = curves(straight, STEPS_PER_EPOCH)
+    kept = ["trainer.keep_checkpoints=9", "trainer.checkpoint_every_n_steps=1"]
+    kept += ["trainer.checkpoint_every_n_epochs=0"] if place == "an epoch's last step" else []
+    main([*fixed, *kept, f"output_dir={straight}"])
     last = 5 if CUT in options else STEPS_PER_EPOCH * EPOCHS
-    assert [step for step, _ in expected["train/loss"]] == list(range(STEPS_PER_EPOCH, last))
+    losses = read_history(straight / "history.csv")["train/loss"]
+    assert [step for step, _ in losses] == list(range(last))
 
     shutil.copytree(straight, resumed)
-    for path in checkpoints(resumed / "checkpoints"):
-        if path != checkpoint_path(resumed / "checkpoints", STEPS_PER_EPOCH):
-            path.unlink()
-    shutil.rmtree(resumed / "model")
-    (resumed / "history.csv").unlink()
-    (resumed / "metrics.json").unlink()
+    stop(resumed, place)
+    before = rows(resumed)
+    assert rows(straight)[: len(before)] == before
     main([*fixed, f"output_dir={resumed}", "resume=true"])
 
-    assert curves(resumed, 0) == expected
+    assert rows(resumed) == rows(straight)
     assert weights(resumed) == weights(straight)
     assert (resumed / "metrics.json").read_bytes() == (straight / "metrics.json").read_bytes()

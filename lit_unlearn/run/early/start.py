@@ -21,7 +21,8 @@ from lit_unlearn.run.early.outlook import outlook
 from lit_unlearn.run.early.rehearsal import rehearse
 from lit_unlearn.run.plan import plan_finetuning, plan_run
 from lit_unlearn.run.prepare import Study, check_extras, corpus, load_benchmark, prepare
-from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of, tell_finished, write_start
+from lit_unlearn.run.resume import check_inputs, check_resumed, dated, inputs_of, settled, tell_finished, write_start
+from lit_unlearn.training.signals import heeding
 from lit_unlearn.training.trainer import has_begun_together, prepare_device, release
 
 Result = TypeVar("Result")
@@ -61,7 +62,7 @@ def start(
     """What ``carry_out`` makes of the start and the run directory; None where there is nothing to do or to be done.
 
     Everything that can be wrong is told before the first file is written; under ``config.check`` that is all, and what
-    would run is printed.
+    would run is printed. A signal to end is heeded meanwhile.
 
     Args:
         config: as the command line gave it.
@@ -70,7 +71,17 @@ def start(
         unlearns: False where only models are finetuned.
         loaded: the model to start from, where it is in memory already.
     """
-    config = dated(config)
+    with heeding(requeues=bool(config.resume), launched=rank_zero_only.rank != 0 and not has_begun_together()):
+        return _start(dated(settled(config)), is_finished, carry_out, unlearns, loaded)
+
+
+def _start(
+    config: Config,
+    is_finished: Callable[[Path], bool],
+    carry_out: Callable[[Start, Path], Result],
+    unlearns: bool,
+    loaded: Loaded | None,
+) -> Result | None:
     if config.resume and not config.overwrite:
         check_resumed(Path(config.output_dir), config)
         if is_finished(Path(config.output_dir)):

@@ -12,6 +12,7 @@ import torch
 
 from lit_unlearn.training import checkpoints
 from lit_unlearn.training.checkpoints import Checkpoints
+from lit_unlearn.training.settings import TrainerConfig
 
 
 class Module:
@@ -27,10 +28,10 @@ def test_states_come_back_after_a_trip_over_the_disk():
     random.gauss(0, 1)  # leaves half a pair, which is state too
     np.random.standard_normal()
     saved = io.BytesIO()
-    torch.save(Checkpoints(Path(), 1, 1).state_dict(), saved)
+    torch.save(Checkpoints(Path(), TrainerConfig()).state_dict(), saved)
     expected = drawn()
     assert drawn() != expected
-    callback = Checkpoints(Path(), 1, 1)
+    callback = Checkpoints(Path(), TrainerConfig())
     callback.load_state_dict(torch.load(io.BytesIO(saved.getvalue()), weights_only=True))
     assert drawn() != expected  # they wait for the training, before which much is drawn
     callback.on_train_start(None, Module())  # type: ignore[arg-type]
@@ -44,11 +45,11 @@ def test_each_rank_takes_its_own(monkeypatch: pytest.MonkeyPatch):
     for rank in (0, 1):
         monkeypatch.setattr(checkpoints, "rank", lambda rank=rank: rank)
         torch.manual_seed(rank)
-        states |= Checkpoints(Path(), 1, 1).state_dict()["random"]
+        states |= Checkpoints(Path(), TrainerConfig()).state_dict()["random"]
         expected[rank] = drawn()
     for rank in (1, 0):
         monkeypatch.setattr(checkpoints, "rank", lambda rank=rank: rank)
-        callback = Checkpoints(Path(), 1, 1)
+        callback = Checkpoints(Path(), TrainerConfig())
         callback.load_state_dict({"random": states})
         callback.on_train_start(None, Module())  # type: ignore[arg-type]
         assert drawn() == expected[rank]

@@ -1,0 +1,143 @@
+"""What a scheduler's signal does: the step is ended and saved, anything else is left, and the job may start again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_unlearn.errors import Preempted
+
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+SAME_SECONDS = 1.0
+"""A signal that follows another so soon is the same, come on another way: to the process, its group, through srun."""
+_ASK_SECONDS = 30.0
+
+
+@dataclass
+class _Ear:
+    launched: bool
+    """Another process of the run has started this one, and takes every exit code but 0 for a crash."""
+    heard: float | None = None
+    """When the first signal came."""
+    patient: bool = False
+    launchers: list[_SubprocessScriptLauncher] = field(default_factory=list)
+    """Hold the processes that this one has started for the run."""
+
+    def hear(self, number: int, frame: object) -> None:
+        if self.heard is None:
+            self.heard = time.monotonic()
+            if not self.patient:
+                raise self.preempted()
+        elif time.monotonic() - self.heard > SAME_SECONDS:
+            self.tell_children(signal.SIGKILL)
+            os._exit(self.preempted().code)
+
+    def preempted(self, saved: str = "what was written is whole") -> Preempted:
+        return Preempted(saved, 0 if self.launched else Preempted.CODE)
+
+    def tell_children(self, number: signal.Signals) -> None:
+        for process in [process for launcher in self.launchers for process in launcher.procs]:
+            process.send_signal(number)
+
+
+_ear: _Ear | None = None
+
+
+@contextmanager
+def heeding(requeues: bool, launched: bool) -> Iterator[None]:
+    """USR1 and TERM end the body with ``Preempted``, at once or where ``patience`` ends; a second one ends the process.
+
+    Args:
+        requeues: the command, given once more, would go on, so that SLURM may start the job again.
+        launched: as of ``_Ear``.
+    """
+    global _ear
+    if threading.current_thread() is not threading.main_thread():  # where Python hears no signals
+        yield
+        return
+    _ear = ear = _Ear(launched)
+    before = {number: signal.signal(number, ear.hear) for number in SIGNALS}
+    try:
+        yield
+    except (Exception, Preempted) as error:
+        if ear.heard is None:
+            raise
+        # A rank that has left first shows as an error of a collective in the others.
+        told = error if isinstance(error, Preempted) else ear.preempted()
+        if rank_zero_only.rank == 0:
+            job = requeue() if requeues else None
+            told.add("go on with resume=auto" if job is None else f"SLURM has put job {job} back into its queue")
+        ear.tell_children(signal.SIGTERM)
+        raise told from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _ear = None
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """A signal waits until the body has ended."""
+    ear = _ear
+    if ear is None or ear.patient:
+        yield
+        return
+    ear.patient = True
+    try:
+        yield
+    finally:
+        ear.patient = False
+    if ear.heard is not None:
+        raise ear.preempted()
+
+
+def is_asked_to_end() -> bool:
+    """Whether this process has heard a signal."""
+    return _ear is not None and _ear.heard is not None
+
+
+def end(saved: str) -> None:
+    """Raises Preempted: some rank was asked to end, and what all have is saved."""
+    assert _ear is not None
+    _ear.heard = _ear.heard or time.monotonic()
+    raise _ear.preempted(saved)
+
+
+def remember(launcher: _SubprocessScriptLauncher) -> None:
+    """What it has started, or will, ends with this process."""
+    if _ear is not None:
+        _ear.launchers.append(launcher)
+
+
+def requeue() -> str | None:
+    """The SLURM job that this is, back in its queue; None: there is none, or SLURM or its user would not have it.
+
+    A job that is being cancelled, or that SLURM requeues by itself, does not count as running any more.
+    """
+    array, task, job = (os.environ.get(f"SLURM_{name}") for name in ("ARRAY_JOB_ID", "ARRAY_TASK_ID", "JOB_ID"))
+    job = f"{array}_{task}" if array and task else job
+    if job is None or not re.fullmatch(r"\d+(_\d+)?", job):
+        return None
+    told = _scontrol("show", "job", job, "--oneliner")
+    if told is None or not {"Requeue=1", "JobState=RUNNING"} <= set(told.split()):
+        return None
+    return None if _scontrol("requeue", job) is None else job
+
+
+def _scontrol(*arguments: str) -> str | None:
+    """What it says; None: it fails, is not there, or does not answer."""
+    try:
+        done = subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=_ASK_SECONDS)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
