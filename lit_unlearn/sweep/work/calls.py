@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-PREEMPTED = 75
-"""Exit code of a run that was asked to make room and has saved where it is."""
+from lit_unlearn.errors import Preempted
+
 INTERRUPTED = 130
 _SAID = re.compile(r"(error: |[A-Za-z_][\w.]*(Error|Exception|Loss): )")
 _OF_SLURM = ("srun: ", "slurmstepd: ")
@@ -36,7 +36,7 @@ class Failed(Exception):
     def state(self) -> str:
         if self.terminated or self.code == INTERRUPTED:
             return "stopped"
-        return "preempted" if self.code in (PREEMPTED, 128 + signal.SIGUSR1) else "failed"
+        return "preempted" if self.code in (Preempted.CODE, 128 + signal.SIGUSR1) else "failed"
 
 
 def in_array() -> bool:

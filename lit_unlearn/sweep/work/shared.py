@@ -100,8 +100,7 @@ def _models(sweep: Sweep, point: Point, key: str) -> Path:
         first = directory / "started.json"
         if not first.is_file():
             write_json(first, point.arguments())
-        resume = ["resume=true"] if (made / "config.yaml").is_file() else []
-        call("finetune", [*json.loads(first.read_text()), f"output_dir={made}", *resume], directory / "log.txt")
+        call("finetune", [*json.loads(first.read_text()), f"output_dir={made}", "resume=auto"], directory / "log.txt")
 
     _make_once(directory, made, are_whole, make)
     return made

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from lit_unlearn.errors import UserError
+from lit_unlearn.errors import Preempted, UserError
 from lit_unlearn.files import write_json
 from lit_unlearn.recording.lock import is_held, locked
 from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.read import begin, is_begun
-from lit_unlearn.sweep.work.calls import INTERRUPTED, PREEMPTED, Failed, Terminated, call, in_array
+from lit_unlearn.sweep.work.calls import INTERRUPTED, Failed, Terminated, call, in_array
 from lit_unlearn.sweep.work.shared import with_shared
 
 ENDED = "ended.json"
@@ -50,7 +49,7 @@ def carry_out(sweep: Sweep) -> None:
         try:
             print(f"point {number}: {run_dir}", flush=True)
             point = with_shared(sweep, sweep.points[number].on(sweep.config.day))
-            call("train", [*point.arguments(), f"output_dir={run_dir}", *_going_on(run_dir)], directory / LOG)
+            call("train", [*point.arguments(), f"output_dir={run_dir}", "resume=auto"], directory / LOG)
             return
         except Failed as caught:
             failed = caught
@@ -70,24 +69,23 @@ def _terminated(number: int, frame: object) -> NoReturn:
     raise Terminated
 
 
-def _going_on(run_dir: Path) -> list[str]:
-    started = all((run_dir / mark).is_file() for mark in ("environment.json", "config.yaml"))
-    return ["resume=true"] if started else []
-
-
-def _leave(number: int, failed: Failed) -> None:
+def _leave(number: int, failed: Failed) -> NoReturn:
     """With the exit code that says what to do with this task."""
     if failed.state == "failed":
         raise UserError(f"point {number}: {failed.reason}")
-    print(f"point {number} {failed.state}: {failed.reason}", file=sys.stderr)
-    if failed.state == "preempted" and in_array():
-        _requeue("{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ))
-    sys.stdout.flush()
-    os._exit(PREEMPTED if failed.state == "preempted" else failed.code or INTERRUPTED)
+    if failed.code == INTERRUPTED:
+        raise KeyboardInterrupt
+    left = Preempted(f"point {number} is saved", failed.code if failed.terminated else Preempted.CODE)
+    left.add("start it again" if failed.terminated or not _requeue() else "SLURM has put it back into its queue")
+    raise left
 
 
-def _requeue(job: str) -> None:
+def _requeue() -> bool:
     """Where neither the run has done so nor SLURM itself, which ends a job that it cancels or requeues."""
+    if not in_array():
+        return False
+    job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
     told = subprocess.run(["scontrol", "show", "job", job, "--oneliner"], capture_output=True, text=True).stdout
     if "JobState=RUNNING" in told.split():
         subprocess.run(["scontrol", "requeue", job])
+    return True
