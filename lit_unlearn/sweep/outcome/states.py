@@ -12,9 +12,9 @@ from lit_unlearn.recording.lock import LOCK, is_held
 from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.work.task import ENDED, LOG, is_finished
 
-JOB = "job.json"
-"""In a sweep's directory, the array that it was submitted as last."""
-StateName = Literal["done", "running", "waiting", "failed", "preempted", "stopped", "killed"]
+JOBS = "jobs.json"
+"""In a sweep's directory, the arrays of SLURM that it was submitted as."""
+StateName = Literal["done", "running", "waiting", "failed", "preempted", "cancelled", "stopped", "killed"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,20 @@ def states(sweep: Sweep) -> list[State]:
     return [_state(sweep, point.number, queued) for point in sweep.points]
 
 
+def to_do(sweep: Sweep) -> list[int]:
+    """Points that nobody works on, nor will, and that are not done."""
+    queued = _queued(sweep) or ()
+    return [
+        state.number for state in states(sweep) if state.name not in ("done", "running") and state.number not in queued
+    ]
+
+
+def submitted(sweep: Sweep) -> list[str]:
+    """Numbers of the arrays, the oldest first."""
+    path = sweep.directory / JOBS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
 def _state(sweep: Sweep, number: int, queued: Collection[int] | None) -> State:
     directory, run_dir = sweep.task_dir(number), sweep.run_dir(number)
     if is_finished(run_dir):
@@ -44,8 +58,10 @@ def _state(sweep: Sweep, number: int, queued: Collection[int] | None) -> State:
     left = _left(sweep, number)
     if queued is not None and number in queued:
         return State(number, "waiting", f"in the queue; was {left.name}: {left.reason}" if left else "in the queue")
-    if left is None and queued is not None:
-        return State(number, "waiting", "no longer in the queue; submit the sweep again")
+    if queued is not None and (left is None or left.name in ("preempted", "stopped")):
+        return State(
+            number, "cancelled", "no longer in the queue; submit goes on" + (f": {left.reason}" if left else "")
+        )
     return left or State(number, "waiting")
 
 
@@ -65,11 +81,10 @@ def _left(sweep: Sweep, number: int) -> State | None:
 
 def _queued(sweep: Sweep) -> set[int] | None:
     """Points that SLURM will start; None: it was not asked to, or cannot be asked."""
-    path = sweep.directory / JOB
-    if not path.is_file():
+    jobs = ",".join(submitted(sweep))
+    if not jobs:
         return None
-    job = json.loads(path.read_text(encoding="utf-8"))["array"]
-    words = ["squeue", "--noheader", "--array", "--jobs", job, "--states", "PENDING,REQUEUED", "--format", "%K"]
+    words = ["squeue", "--noheader", "--array", "--jobs", jobs, "--states", "PENDING", "--format", "%K"]
     try:
         asked = subprocess.run(words, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):

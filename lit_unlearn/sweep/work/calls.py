@@ -14,8 +14,8 @@ from pathlib import Path
 from lit_unlearn.errors import Preempted
 
 INTERRUPTED = 130
-_SAID = re.compile(r"(error: |[A-Za-z_][\w.]*(Error|Exception|Loss): )")
-_OF_SLURM = ("srun: ", "slurmstepd: ")
+_SAID = re.compile(r"(error: |preempted: |[A-Za-z_][\w.]*(Error|Exception|Loss): )")
+_OF_SLURM = ("srun: ", "slurmstepd")
 
 
 class Terminated(BaseException):
@@ -34,9 +34,9 @@ class Failed(Exception):
 
     @property
     def state(self) -> str:
-        if self.terminated or self.code == INTERRUPTED:
-            return "stopped"
-        return "preempted" if self.code in (Preempted.CODE, 128 + signal.SIGUSR1) else "failed"
+        if self.code in (Preempted.CODE, 128 + signal.SIGUSR1):
+            return "preempted"
+        return "stopped" if self.terminated or self.code == INTERRUPTED else "failed"
 
 
 def in_array() -> bool:
@@ -77,6 +77,6 @@ def _reason(log: Path, begin: int, code: int) -> str:
     lines = [line.strip() for line in lines if line.strip() and not line.startswith(_OF_SLURM)]
     told = next((line for line in reversed(lines) if _SAID.match(line)), None)
     if told is not None:
-        return told.removeprefix("error: ")
+        return told.removeprefix("error: ").removeprefix("preempted: ")
     ended = f"ended by signal {code - 128}" if code > 128 else f"exit code {code}"
     return f"{ended}; its last line: {lines[-1]}" if lines else ended

@@ -58,6 +58,8 @@ def carry_out(sweep: Sweep) -> None:
         except Terminated:
             failed = Failed(128 + signal.SIGTERM, "terminated", terminated=True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows is short
+        if is_finished(run_dir):  # it was asked to end when it was about to
+            return
         when = datetime.now().astimezone().isoformat(timespec="seconds")
         told = {"state": failed.state, "reason": failed.reason, "code": failed.code, "when": when}
         write_json(directory / ENDED, told)
@@ -76,7 +78,7 @@ def _leave(number: int, failed: Failed) -> NoReturn:
     if failed.code == INTERRUPTED:
         raise KeyboardInterrupt
     left = Preempted(f"point {number} is saved", failed.code if failed.terminated else Preempted.CODE)
-    left.add("start it again" if failed.terminated or not _requeue() else "SLURM has put it back into its queue")
+    left.add("SLURM has put it back into its queue" if not failed.terminated and _requeue() else "start it again")
     raise left
 
 
