@@ -5,11 +5,16 @@ from __future__ import annotations
 from lit_unlearn.config.checks import check, check_training
 from lit_unlearn.errors import UserError
 from lit_unlearn.sweep.plan import Sweep
+from lit_unlearn.sweep.work.trials import check_installed, ends
 
 
 def check_points(sweep: Sweep) -> None:
-    """Raises UserError for a point that is no run, by its number."""
-    for point in sweep.points:
+    """Raises UserError for a point that is no run, by its number; of a search the corners of its space are tried."""
+    points, search = sweep.points, sweep.config.search
+    if search is not None:
+        check_installed()
+        points = [points[0].having(end) for end in ends(search)]
+    for point in points:
         config = point.config()
         try:
             check(config)

@@ -23,6 +23,11 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if self.num_trials < 1 or not self.space:
             raise ValueError(f"search: num_trials={self.num_trials} must be at least 1, and space name a setting")
+        for key, spec in self.space.items():
+            keys = set(spec) if isinstance(spec, Mapping) else set()
+            chosen = keys == {"choices"} and isinstance(spec["choices"], list) and spec["choices"]
+            if not chosen and not ({"low", "high"} <= keys <= {"low", "high", "log", "step"}):
+                raise ValueError(f"search.space.{key}={spec} must be {{low: ..., high: ...}} or {{choices: [...]}}")
 
 
 @dataclass

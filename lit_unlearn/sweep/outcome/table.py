@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from lit_unlearn.evaluation.choice.rule import Numbers
 from lit_unlearn.files import write_text
+from lit_unlearn.sweep.outcome.numbers import choosing, read_metrics
 from lit_unlearn.sweep.outcome.states import states
 from lit_unlearn.sweep.plan import Point, Sweep
 from lit_unlearn.sweep.work.trials import settled
@@ -36,7 +36,7 @@ class Row:
 def collect(sweep: Sweep) -> None:
     """Write ``points.jsonl`` and ``table.csv`` and print the table; what is missing is named."""
     points = {point.number: settled(sweep, point) for point in sweep.points}
-    found = {number: metrics for number in points if (metrics := _metrics(sweep, number)) is not None}
+    found = {number: metrics for number in points if (metrics := read_metrics(sweep, number)) is not None}
     axes = _axes(points.values())
     lines = [
         {"point": number, "run": str(sweep.run_dir(number)), **_chosen(points[number], axes), **found[number]}
@@ -52,17 +52,6 @@ def collect(sweep: Sweep) -> None:
         if state.name != "done":
             print(f"missing: point {state.number}, {state.name}{': ' * bool(state.reason)}{state.reason}")
     print(f"written: {sweep.directory / POINTS}, {sweep.directory / TABLE}")
-
-
-def choosing(metrics: Mapping[str, Any]) -> tuple[Numbers, Numbers]:
-    """What a rule sees of a run: the unlearned model's numbers and the original's, on the selection half."""
-    seen = metrics.get("selection") or metrics
-    return seen["unlearned"], seen["original"]
-
-
-def _metrics(sweep: Sweep, number: int) -> dict[str, Any] | None:
-    path = sweep.run_dir(number) / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _axes(points: Collection[Point]) -> list[str]:
@@ -138,7 +127,9 @@ def _cell(center: float | None, spread: float | None) -> str:
 
 
 def _short(value: Any) -> str:
-    """Of an objective its name."""
+    """Of an objective its name; of what a point leaves to the conf nothing."""
+    if value is None:
+        return "-"
     if isinstance(value, Mapping) and "name" in value:
         return str(value["name"])
     return value if isinstance(value, str) else json.dumps(value)

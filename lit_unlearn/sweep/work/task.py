@@ -16,6 +16,7 @@ from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.read import begin, is_begun
 from lit_unlearn.sweep.work.calls import INTERRUPTED, Failed, Terminated, call, in_array
 from lit_unlearn.sweep.work.shared import with_shared
+from lit_unlearn.sweep.work.trials import propose, tell
 
 ENDED = "ended.json"
 """Why the last attempt came to no end; there is none while one goes on, or once it has finished."""
@@ -39,6 +40,7 @@ def carry_out(sweep: Sweep) -> None:
     run_dir, directory = sweep.run_dir(number), sweep.task_dir(number)
     if is_finished(run_dir):
         print(f"point {number} is finished: {run_dir}")
+        tell(sweep, number)
         return
     directory.mkdir(parents=True, exist_ok=True)
     if is_held(run_dir):
@@ -48,8 +50,9 @@ def carry_out(sweep: Sweep) -> None:
         (directory / ENDED).unlink(missing_ok=True)
         try:
             print(f"point {number}: {run_dir}", flush=True)
-            point = with_shared(sweep, sweep.points[number].on(sweep.config.day))
+            point = with_shared(sweep, propose(sweep, sweep.points[number]).on(sweep.config.day))
             call("train", [*point.arguments(), f"output_dir={run_dir}", "resume=auto"], directory / LOG)
+            tell(sweep, number)
             return
         except Failed as caught:
             failed = caught
