@@ -52,6 +52,11 @@ def read(arguments: Arguments) -> Sweep:
             raise UserError(f"{name} was started and {extra[0]} is settled; give the sweep's file to start another")
         layers = [read_yaml(path), {"output_dir": str(path.parent)}]
     sweep = Sweep(typed(SweepConfig, str(path), *layers, read_overrides(given)), verb)
+    above = next(path for path in (sweep.directory, *sweep.directory.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise UserError(
+            f"output_dir={sweep.directory} cannot be made: {above} is a file; choose another output_dir=..."
+        )
     sweep = _as_started(sweep)
     if verb == "run" and sweep.config.point is None and os.environ.get(_TASK):
         sweep = replace(sweep, config=replace(sweep.config, point=int(os.environ[_TASK])))

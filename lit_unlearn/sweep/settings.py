@@ -21,6 +21,7 @@ class SearchConfig:
     """``tpe``: after ten random ones, where the best so far are more frequent. ``random``: each by itself."""
 
     def __post_init__(self) -> None:
+        self.space = _specs(self.space)
         if self.num_trials < 1 or not self.space:
             raise ValueError(f"search: num_trials={self.num_trials} must be at least 1, and space name a setting")
         for key, spec in self.space.items():
@@ -90,4 +91,13 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         inner = isinstance(value, Mapping) and value
         found |= flat(cast(Mapping, value), f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return found
+
+
+def _specs(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """As ``flat``, down to what says where a setting lies."""
+    found: dict[str, Any] = {}
+    for key, value in nested.items():
+        inner = isinstance(value, Mapping) and all(isinstance(part, Mapping) for part in value.values())
+        found |= _specs(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,17 @@ def with_shared(sweep: Sweep, point: Point) -> Point:
     Raises:
         Failed: it could not be made.
     """
-    config, all_configs = point.config(), [other.on(sweep.config.day).config() for other in sweep.points]
-    common = {key: sum(key(other) == key(config) for other in all_configs) > 1 for key in (models_key, answers_key)}
+    config = point.config()
     if config.model.reference != "resident" and config.model.reference_cache is None:
         point = point.having({"model.reference_cache": str(sweep.shared_dir / "reference")})
     retain_model = config.evaluation.retain_model
     if config.finetune is not None:
-        if not common[models_key]:
+        if not _is_common(sweep, models_key, config):
             return point
         models = _models(sweep, point, models_key(config))
         point = point.having({"finetune": None, "model.path": str(models / "target")})
         retain_model = str(models / "retain")
-    if not common[answers_key]:
+    if not _is_common(sweep, answers_key, config):
         return point.having({"evaluation.retain_model": retain_model})
     directory = sweep.shared_dir / f"answers-{answers_key(config)}"
     if retain_model is not None:
@@ -85,6 +85,12 @@ def _digest(config: Config, without: Sequence[str], *more: str) -> str:
     free = (*without, "seed") if config.model.path is not None and config.finetune is None else without
     kept = {key: leaves[key] for key in leaves if not any(key == one or key.startswith(f"{one}.") for one in free)}
     return hashlib.sha256(json.dumps([kept, *more], sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _is_common(sweep: Sweep, key: Callable[[Config], str], config: Config) -> bool:
+    """Whether two points have it; what only one needs is made by its run."""
+    alike = (point for point in sweep.points if key(point.on(sweep.config.day).config()) == key(config))
+    return len(list(islice(alike, 2))) == 2
 
 
 def _models(sweep: Sweep, point: Point, key: str) -> Path:

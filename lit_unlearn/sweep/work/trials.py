@@ -83,13 +83,14 @@ def _trial(sweep: Sweep, search: SearchConfig, number: int) -> Any:
 
 def _study(sweep: Sweep, search: SearchConfig, number: int) -> Any:
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = optuna.samplers
     seed = (sweep.points[number].config().seed << 16) + number  # each process draws for itself
     tpe = search.sampler == "tpe"
     sampler = samplers.TPESampler(seed=seed, constant_liar=True) if tpe else samplers.RandomSampler(seed=seed)
-    backend = optuna.storages.journal.JournalFileBackend(str(sweep.directory / JOURNAL))
+    backend = JournalFileBackend(str(sweep.directory / JOURNAL))
     return optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         sampler=sampler,
