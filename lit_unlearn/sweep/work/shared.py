@@ -63,9 +63,10 @@ def with_shared(sweep: Sweep, point: Point) -> Point:
     if retain_model is not None:
         records = _answers(directory / "retain", point, retain_model)
         point = point.having({"evaluation.retain_model": None, "evaluation.retain_records": str(records)})
-    rounded = config.optim.name == "adamw_8bit"  # the start's weights too
-    if config.strategy.name not in CUT and not rounded and config.evaluation.original_records is None:
-        records = _answers(directory / "original", point, str(point.config().model.path))
+    model = point.config().model.path
+    whole = config.strategy.name not in CUT and config.optim.name != "adamw_8bit"  # which rounds the start's weights
+    if model is not None and whole and config.evaluation.original_records is None:
+        records = _answers(directory / "original", point, model)
         point = point.having({"evaluation.original_records": str(records)})
     return point
 
