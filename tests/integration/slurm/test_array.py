@@ -67,7 +67,6 @@ def test_an_array_with_a_preempted_a_failing_and_a_cancelled_point(slurm: None, 
     ended = json.loads((directory / "tasks" / "2" / "ended.json").read_text())
     assert ended["state"] == "preempted"
     assert "2  waiting: in the queue; was preempted: " in told("sweep", ["status", "six.yaml"], tmp_path)
-    assert "nothing to submit" in told("sweep", ["submit", str(directory)], tmp_path)
     subprocess.run(["scontrol", "update", f"jobid={job}_2", "starttime=now"], check=True)  # else in two minutes
 
     wait(lambda: trains(4), "point 4 trains")
@@ -88,4 +87,4 @@ def test_an_array_with_a_preempted_a_failing_and_a_cancelled_point(slurm: None, 
     assert "missing: point 4, cancelled" in report
     points = [json.loads(line) for line in (directory / "points.jsonl").read_text().splitlines()]
     assert [point["point"] for point in points] == [0, 1, 2, 5]
-    assert "--array=3-4%4" in told("sweep", ["submit", str(directory), "dry_run=true"], tmp_path)
+    assert "--array=3-4%2" in told("sweep", ["submit", str(directory), "dry_run=true"], tmp_path)
