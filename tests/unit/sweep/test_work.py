@@ -10,6 +10,7 @@ from lit_unlearn.recording.lock import locked
 from lit_unlearn.sweep.read import begin
 from lit_unlearn.sweep.work import calls, shared
 from lit_unlearn.sweep.work.calls import Failed
+from lit_unlearn.sweep.work.here import _share
 from lit_unlearn.sweep.work.slurm import _ranges, _written
 from lit_unlearn.sweep.work.trials import TRIAL, _study, propose, settled, tell
 from tests.unit.sweep.conftest import LINES
@@ -132,6 +133,16 @@ def test_options_of_sbatch():
     assert _ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
     written = _written({"time": "4:00:00", "gpus_per_node": 2, "exclusive": True, "account": None, "overcommit": False})
     assert written == ["--time=4:00:00", "--gpus-per-node=2", "--exclusive"]
+
+
+def test_points_at_a_time_share_the_gpus(sweep, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,3,5,7")
+    two = sweep("run", "trainer.devices=2", "trainer.accelerator=auto")
+    shares = [_share(two, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
+    assert shares == ["0,2", "3,5", "0,2"]
+        {"CUDA_VISIBLE_DEVICES": gpus} for gpus in ("0,2", "3,5", "0,2")
+    ]
+    assert _share(sweep("run"), 0) == {}  # on the CPU
 
 
 def test_a_point_with_a_trial_keeps_it(sweep):
