@@ -28,6 +28,8 @@ _OF_ONE_RUN = (
     *("output_dir", "resume", "overwrite", "check", "debug", "logging", "export", "terms", "optim", "beliefs"),
     *("schedules", "squeeze", "data.batch_size", "data.micro_batch_size", "data.alternates", "trainer.max_epochs"),
     *("trainer.max_steps", "trainer.log_every_n_steps", "model.lora", "model.reference", "model.reference_cache"),
+    *(f"trainer.checkpoint_every_n_{unit}" for unit in ("epochs", "steps", "minutes")),
+    "trainer.keep_checkpoints",
 )
 """What neither ``finetune`` nor ``evaluate`` reads. All other settings count, those to come included."""
 _NOT_OF_MODELS = (*_OF_ONE_RUN, "evaluation")

@@ -109,6 +109,15 @@ def test_the_rule_sees_the_selection_half_and_the_table_the_other(sweep, capsys:
     assert "reported" not in capsys.readouterr().out
 
 
+def test_a_row_breaks_a_constraint_with_any_of_its_seeds(sweep):
+    begun = begin(sweep("run", "rule={metric: agg, constraints: {utility: {min_ratio: 0.9}}}"))
+    for number, utility in enumerate((0.5, 0.5, 0.1, 0.5)):
+        finish(begun, number, 0.9 if number % 2 == 0 else 0.2, utility)
+    collect(begun)
+    rows = list(csv.DictReader((begun.directory / "table.csv").open()))
+    assert [(row["points"], row["value"]) for row in rows] == [("1 3", "0.2"), ("0 2", "")]
+
+
 def test_nothing_to_tell_before_the_start(sweep):
     for verb in ("status", "collect"):
         with pytest.raises(UserError, match="nothing was started"):

@@ -27,6 +27,7 @@ MODELS, ANSWERS = shared.models_key, shared.answers_key
             True,
             True,
         ),
+        ({"trainer.checkpoint_every_n_epochs": 0, "trainer.keep_checkpoints": 5}, True, True),
         ({"evaluation.max_new_tokens": 3}, True, False),
         ({"data.benchmark.num_general": 3}, False, False),
         ({"data.prompt.date": "2020-02-02"}, False, False),
@@ -140,8 +141,6 @@ def test_points_at_a_time_share_the_gpus(sweep, monkeypatch: pytest.MonkeyPatch)
     two = sweep("run", "trainer.devices=2", "trainer.accelerator=auto")
     shares = [_share(two, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
     assert shares == ["0,2", "3,5", "0,2"]
-        {"CUDA_VISIBLE_DEVICES": gpus} for gpus in ("0,2", "3,5", "0,2")
-    ]
     assert _share(sweep("run"), 0) == {}  # on the CPU
 
 
