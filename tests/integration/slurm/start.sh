@@ -1,7 +1,8 @@
 #!/bin/bash
 # A SLURM of this machine alone, for tests, on the loopback: munged, slurmctld and slurmd from Debian's packages.
 #   apt-get install -y slurm-wlm munge; bash start.sh DIR [NODES]; export SLURM_CONF=DIR/slurm.conf; ...; bash stop.sh DIR
-# As root. Without systemd, cgroups or accounting; each of NODES (1) offers two processors, that it need not have.
+# As root. Without systemd, cgroups or accounting; each of NODES (1) offers two processors, whatever there are. Processes
+# of a step find each other by export MASTER_ADDR=127.0.0.1, for the names of the nodes lead nowhere.
 set -euo pipefail
 directory=$(realpath -m "$1")
 nodes=${2:-1}
