@@ -21,8 +21,8 @@ from lit_unlearn.config.terms import terms_from
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
+from lit_unlearn.files import write_text
 from lit_unlearn.models.load import adopt
-from lit_unlearn.recording.outputs import write_text
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.run.unlearn import Run, finished_run
 from lit_unlearn.run.unlearn import unlearn as run

@@ -13,7 +13,7 @@ from lit_unlearn.command.console import COMMANDS
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"errors", "parallel", "types"},
+    {"errors", "files", "parallel", "types"},
     {"command", "display", "halving", "schemas"},
     {"objectives", "benchmarks"},
     {"data"},
@@ -25,13 +25,13 @@ FLOORS = [
     {"callbacks"},
     {"config"},
     {"run"},
-    {"train", "finetune", "evaluate", "alternates", "speed", "notebook", "__main__"},
+    {"train", "finetune", "evaluate", "alternates", "speed", "sweep", "notebook", "__main__"},
     {"__init__"},
 ]
 """Lowest first; a name is a module or a whole folder, whose files may import each other. The package's root hands out
 ``unlearn`` and ``step_loss`` when asked, so it stands on everything and nothing may import from it."""
 LIGHT = ["lit_unlearn", "lit_unlearn.train", "lit_unlearn.finetune", "lit_unlearn.evaluate", "lit_unlearn.__main__"]
-LIGHT += ["lit_unlearn.alternates.__main__", "lit_unlearn.speed.__main__"]
+LIGHT += [f"lit_unlearn.{room}.__main__" for room in ("alternates", "speed", "sweep")]
 HEAVY = {"torch", "lightning", "transformers", "datasets", "wandb", "matplotlib", "scipy"}
 ROOT, ROOM = 12, 9
 FAMILIES = {"objectives", "metrics", "schedules", "benchmarks"}

@@ -22,10 +22,11 @@ from lit_unlearn.data.alternates import new_answers, requests_for
 from lit_unlearn.data.tokenize import Encoder
 from lit_unlearn.display.phases import Planned
 from lit_unlearn.display.screen import display, phase
+from lit_unlearn.files import write_text
 from lit_unlearn.generation.generate import Prompt, Sampling, generate
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.parallel import gather_by_key, rank, world_size
-from lit_unlearn.recording.outputs import check_run_dir, open_run, write_text
+from lit_unlearn.recording.outputs import check_run_dir, open_run
 from lit_unlearn.run.early.limits import check_answers
 from lit_unlearn.run.prepare import build_encoder, load_benchmark
 from lit_unlearn.run.resume import dated, write_start

@@ -18,10 +18,10 @@ from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.choice.rule import DISRUPTION
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
+from lit_unlearn.files import write_json
 from lit_unlearn.models.rounding import Rounding
 from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.recording.keys import evaluation_key, selection_key
-from lit_unlearn.recording.outputs import write_json
 from lit_unlearn.training.module import UnlearnModule
 
 LAST = "last"

@@ -22,6 +22,7 @@ COMMANDS = {
     "finetune": "only make the target model (full set) and the retain model (retain set)",
     "evaluate": "put the benchmark's questions to a saved model",
     "alternates": "alternate answers to the forget questions, told by the original model (AltPO)",
+    "sweep": "many runs from one file, here or as a SLURM array: their points, state and numbers",
     "objectives": "the objectives: what each needs, its fields, defaults and paper",
     "speed": "time and memory of a step, the field's plain recipe against ours; plan=true: what fits on which card",
 }
@@ -39,8 +40,8 @@ _LOUD = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers")
 _QUIET = (*_LOUD[:3], "DeepSpeed", "torchao", "torch.utils._pytree", "transformers.generation")
 
 _GONE = (
-    "another process of this run is gone or has not answered in strategy.timeout_minutes: mend what its own error says, "
-    "above or in its log"
+    "another process of this run is gone or has not answered in strategy.timeout_minutes: mend what its own error "
+    "says, above or in its log"
 )
 
 
@@ -52,9 +53,10 @@ class Command:
     """In ``COMMANDS``."""
     load: Callable[[Arguments], Any]
     """Reads the command line; imports no torch, so that a wrong key is answered at once."""
-    stages: tuple[str, ...]
+    stages: tuple[str, ...] | Callable[[Any], tuple[str, ...]]
     """``package.module:function``, called with what ``load`` read, one after the other; the module of a stage is
-    imported when the stage before has passed, since the heavy ones take seconds."""
+    imported when the stage before has passed, since the heavy ones take seconds. Or what names them, of what was read,
+    where verbs have their own."""
     usage: str = "conf=NAME [key=value ...]"
     example: str = ""
     schema: type | None = None
@@ -79,7 +81,7 @@ class Command:
             print("\n\n".join(explain(self.schema, key, self.families) for key in arguments.asked))
             return
         read = self.load(arguments)
-        for stage in self.stages:
+        for stage in self.stages(read) if callable(self.stages) else self.stages:
             module, _, name = stage.partition(":")
             function = getattr(import_module(module), name)
             _hush_loggers()

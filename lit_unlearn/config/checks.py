@@ -83,10 +83,11 @@ def check_finetune(config: Config) -> None:
         )
     if config.model.name == "hub" and config.model.path is None:
         raise UserError("finetune needs a model to start from: set model.path, or model.name=tiny or smollm2")
-    if config.evaluation.retain_model or config.evaluation.retain_records:
+    evaluation = config.evaluation
+    if evaluation.retain_model or evaluation.retain_records or evaluation.original_records:
         raise UserError(
-            "finetune makes the retain model itself: remove evaluation.retain_model and retain_records, or set "
-            "finetune=null and model.path to a finished target model"
+            "finetune makes the original and the retain model itself: remove evaluation.retain_model, retain_records "
+            "and original_records, or set finetune=null and model.path to a finished target model"
         )
     _check_wandb(config)
 

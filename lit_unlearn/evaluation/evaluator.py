@@ -51,14 +51,18 @@ class Evaluator:
         Raises:
             UserError: they answer other questions than this benchmark's.
         """
+        self.check_asked(records, "retain")
+        self.retain_model = records
+
+    def check_asked(self, records: Records, kind: str) -> None:
+        """Raises UserError for ``evaluation.KIND_records`` that answer other questions than this benchmark's."""
         for probe in self.probes:
             asked = {(row.id, choice) for row, choice in zip(probe.rows, probe.choices, strict=True)}
             if {(record.id, record.choice) for record in records.get(probe.name, ())} != asked:
                 raise UserError(
-                    f"evaluation.retain_records: probe {probe.name} was recorded on other questions than this run "
-                    "asks; use records of the same benchmark, split and max_probe, or name evaluation.retain_model"
+                    f"evaluation.{kind}_records: probe {probe.name} was recorded on other questions than this run "
+                    "asks; use records of the same benchmark, split and max_probe, or null to have the model asked"
                 )
-        self.retain_model = records
 
     def ask(self, engine: ScoringEngine, name: str) -> Records:
         """Records of a model; ``name``: what the display calls it."""

@@ -20,6 +20,8 @@ class EvaluationConfig:
     """Path or Hub id of the model trained without the forget set; forget quality needs it or its records."""
     retain_records: str | None = None
     """``records/retain_model`` of an earlier run: the retain model need not be asked again."""
+    original_records: str | None = None
+    """``records/original`` of an earlier run from the same model: it need not be asked again."""
     metrics: dict[str, dict] = field(default_factory=dict)
     """Fields of single metrics, e.g. ``{extraction_strength: {floor: one_over_length}}``; a name the benchmark does
     not report is added to the report."""

@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins.io import CheckpointIO
 
 from lit_unlearn.errors import UserError
-from lit_unlearn.recording.outputs import replacing
+from lit_unlearn.files import replacing
 
 log = logging.getLogger(__name__)
 

@@ -26,12 +26,17 @@ STALE_SECONDS = 600.0
 _SLURM = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_ID")
 
 
+class InUse(UserError):
+    """Another living run holds the directory."""
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold ``directory``, which exists, for the body; a file in it says who does, its time that they still do.
 
     Raises:
-        UserError: another living run holds it.
+        InUse: another living run holds it.
+        UserError: it cannot be written to.
     """
     path, own = directory / LOCK, _holder()
     try:
@@ -51,8 +56,15 @@ def locked(directory: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def is_held(directory: Path) -> bool:
+    """Whether a living run holds it; one that was killed does not, though its file is there."""
+    path = directory / LOCK
+    holder = _read(path)
+    return holder is not None and _lives(path, holder, _holder())
+
+
 def _take(path: Path, own: Mapping[str, object]) -> None:
-    """Raises UserError: another run holds it, or was quicker."""
+    """Raises InUse: another run holds it, or was quicker."""
     holder = _read(path)
     if holder is not None:
         _refuse_living(path, holder, own)
@@ -61,7 +73,7 @@ def _take(path: Path, own: Mapping[str, object]) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(json.dumps(own))
     except FileExistsError:
-        raise UserError(f"output_dir={path.parent} has just been taken by another start") from None
+        raise InUse(f"output_dir={path.parent} has just been taken by another start") from None
 
 
 def _holder() -> dict[str, object]:
@@ -104,19 +116,21 @@ def _process(pid: int) -> str | None:
 
 
 def _refuse_living(path: Path, holder: Mapping[str, object], own: Mapping[str, object]) -> None:
-    silent = _silent_seconds(path)
-    here = (holder.get("host"), holder.get("namespace")) == (own["host"], own["namespace"])
-    if here and isinstance(pid := holder.get("pid"), int):
-        alive = _alive(pid, holder.get("process"))
-    else:
-        same_task = own["slurm"] is not None and holder.get("slurm") == own["slurm"]
-        alive = silent < STALE_SECONDS and not same_task
-    if alive:
-        raise UserError(
+    if _lives(path, holder, own):
+        raise InUse(
             f"output_dir={path.parent} is in use by process {holder.get('pid')} on {holder.get('host')}, started "
-            f"{holder.get('started')}, last sign of life {silent:.0f} s ago; wait for it, or choose another output_dir"
+            f"{holder.get('started')}, last sign of life {_silent_seconds(path):.0f} s ago; wait for it, or choose "
+            "another output_dir"
         )
     log.info("%s was left by process %s on %s, which is gone", path, holder.get("pid"), holder.get("host"))
+
+
+def _lives(path: Path, holder: Mapping[str, object], own: Mapping[str, object]) -> bool:
+    here = (holder.get("host"), holder.get("namespace")) == (own["host"], own["namespace"])
+    if here and isinstance(pid := holder.get("pid"), int):
+        return _alive(pid, holder.get("process"))
+    same_task = own["slurm"] is not None and holder.get("slurm") == own["slurm"]
+    return not same_task and _silent_seconds(path) < STALE_SECONDS
 
 
 def _alive(pid: int, process: object) -> bool:

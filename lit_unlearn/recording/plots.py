@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lit_unlearn.files import replacing
 from lit_unlearn.recording.history import SQUEEZE_CURVES, SQUEEZE_INDICES, Curves, read_history
 from lit_unlearn.recording.keys import evaluation_key
-from lit_unlearn.recording.outputs import replacing
 
 # Okabe-Ito colours, told apart by colour-blind readers; a role keeps its colour in every picture.
 VERMILION, BLUE, GREEN, ORANGE, PURPLE = "#D55E00", "#0072B2", "#009E73", "#E69F00", "#CC79A7"

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_unlearn.files import write_json
 from lit_unlearn.models.files import in_dtype
 from lit_unlearn.models.lora import merged_weights, save_adapters
 from lit_unlearn.models.settings import ExportForm
-from lit_unlearn.recording.outputs import write_json
 
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 

@@ -17,8 +17,9 @@ from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.records import write_records
 from lit_unlearn.evaluation.report import table
+from lit_unlearn.files import write_json
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.recording.outputs import check_run_dir, open_run, write_json
+from lit_unlearn.recording.outputs import check_run_dir, open_run
 from lit_unlearn.run.assemble import retain_model_asker
 from lit_unlearn.run.early.limits import check_lengths
 from lit_unlearn.run.early.outlook import evaluation_outlook

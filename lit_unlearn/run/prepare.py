@@ -175,6 +175,8 @@ def build_evaluator(config: Config, benchmark: Benchmark, encoder: Encoder) -> E
             )
     if config.evaluation.retain_records is not None:
         evaluator.know_retain_model(read_records(Path(config.evaluation.retain_records)))
+    if config.evaluation.original_records is not None:
+        evaluator.check_asked(read_records(Path(config.evaluation.original_records)), "original")
     if config.evaluation.retain_model is not None:
         _check_retain_model(config, evaluator, config.evaluation.retain_model)
     retain = config.finetune or config.evaluation.retain_model or config.evaluation.retain_records

@@ -19,8 +19,9 @@ from lit_unlearn.command.typed import typed
 from lit_unlearn.config.files import read_yaml
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
+from lit_unlearn.files import write_json, write_text
 from lit_unlearn.recording.environment import HIDDEN, environment, without_secrets
-from lit_unlearn.recording.outputs import was_started, write_json, write_text
+from lit_unlearn.recording.outputs import was_started
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.schemas import CONFIG
 from lit_unlearn.strategies.build import chosen

@@ -15,6 +15,7 @@ from lit_unlearn.callbacks.page import Page
 from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.errors import UserError
+from lit_unlearn.evaluation.records import are_complete, read_records, write_records
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
@@ -82,6 +83,9 @@ def finished_run(config: Config) -> Run:
 
 def _carry_out(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     """What came of it, and on the first rank the text that says so."""
+    known, original = begun.config.evaluation.original_records, run_dir / "records" / "original"
+    if known is not None and rank_zero_only.rank == 0 and not are_complete(original):
+        write_records(original, read_records(Path(known)))
     plan = plan_run(begun.study, begun.benchmark, run_dir)
     with display(run_dir.name, plan, shown=rank_zero_only.rank == 0):
         return _unlearn(begun, run_dir)

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.files import write_json
 from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.recording.environment import environment
-from lit_unlearn.recording.outputs import write_json
 from lit_unlearn.speed.measure.decoding import belief_costs
 from lit_unlearn.speed.measure.evaluation import evaluate
 from lit_unlearn.speed.measure.flops import ceiling

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.recording.environment import without_secrets
-from lit_unlearn.recording.outputs import write_text
+from lit_unlearn.files import write_text
 
 log = logging.getLogger(__name__)
 

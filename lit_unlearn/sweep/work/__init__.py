@@ -1,0 +1,1 @@
+"""Points at work: one in its process, several here, all of them under SLURM."""
