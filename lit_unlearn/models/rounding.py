@@ -11,8 +11,14 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from lit_unlearn.models.adapters.lora import (
+    adapted_layers,
+    adapter_weights,
+    added_weight,
+    empty_adapters,
+    plain_weights,
+)
 from lit_unlearn.models.files import StartFiles
-from lit_unlearn.models.lora import adapted_layers, adapter_weights, added_weight, empty_adapters, plain_weights
 from lit_unlearn.models.settings import ExportForm
 
 _PART = 2**24

@@ -27,9 +27,9 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.models.adapters.lora import add_adapters
 from lit_unlearn.models.files import stored_dtype
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.models.rounding import round_weights
 from lit_unlearn.run.plan import UNLEARNING
 from lit_unlearn.run.prepare import Study, build_encoder

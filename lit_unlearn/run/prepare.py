@@ -24,8 +24,8 @@ from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
+from lit_unlearn.models.adapters.lora import check_lora_installed
 from lit_unlearn.models.load import check_path, load_tokenizer, named_ends
-from lit_unlearn.models.lora import check_lora_installed
 from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
 from lit_unlearn.training.optimizers import check_installed

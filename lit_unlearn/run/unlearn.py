@@ -17,7 +17,7 @@ from lit_unlearn.display.screen import display, phase
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.checkpoints import last_checkpoint
-from lit_unlearn.recording.saved_model import Export, save_model
+from lit_unlearn.recording.export.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
 from lit_unlearn.run.early.start import Start, start

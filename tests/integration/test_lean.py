@@ -15,8 +15,8 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.recording.checkpoints import checkpoints
+from lit_unlearn.recording.export.saved_model import Export, save_model
 from lit_unlearn.recording.history import read_history
-from lit_unlearn.recording.saved_model import Export, save_model
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule
 

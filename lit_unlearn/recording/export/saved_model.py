@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_unlearn.models.adapters.lora import merged_weights, save_adapters
 from lit_unlearn.models.files import in_dtype
-from lit_unlearn.models.lora import merged_weights, save_adapters
 from lit_unlearn.models.settings import ExportForm
 from lit_unlearn.recording.outputs import write_json
 
