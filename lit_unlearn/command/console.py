@@ -36,7 +36,7 @@ _CHATTER = (
 )
 _LOUD = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers")
 """Loggers with handlers of their own."""
-_QUIET = (*_LOUD[:3], "DeepSpeed", "torchao", "torch.utils._pytree", "transformers.generation")
+_QUIET = (*_LOUD[:3], "DeepSpeed", "torchao", "bitsandbytes", "torch.utils._pytree", "transformers.generation")
 
 
 @dataclass(frozen=True)

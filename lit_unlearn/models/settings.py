@@ -16,6 +16,10 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 32.0
+    base: Literal["full", "nf4"] = "full"
+    """W in float32, or as QLoRA holds it (https://arxiv.org/abs/2305.14314): the linear layers of the blocks in 4-bit
+    NormalFloat with quantized scales, 4.13 bits a weight, by bitsandbytes, on NVIDIA GPUs and x86-64 CPUs. The model
+    unlearning starts from, is compared with and evaluated as ``original`` is then the quantized one."""
     dropout: float = 0.0
     """On x, before A."""
     targets: list[str] | None = None

@@ -25,6 +25,7 @@ from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
 from lit_unlearn.models.adapters.lora import check_lora_installed
+from lit_unlearn.models.adapters.nf4 import check_nf4_installed
 from lit_unlearn.models.load import check_path, load_tokenizer, named_ends
 from lit_unlearn.objectives.nll import NLL
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
@@ -109,6 +110,8 @@ def check_extras(config: Config) -> None:
         check_installed(optim.name, config.trainer.accelerator)
     if config.model.lora is not None:
         check_lora_installed()
+        if config.model.lora.base == "nf4":
+            check_nf4_installed()
 
 
 def load_benchmark(config: Config) -> Benchmark:

@@ -65,7 +65,7 @@ def _save_merged(
     own = policy.generation_config
     policy.generation_config = generation  # type: ignore[assignment]
     try:
-        policy.save_pretrained(directory, state_dict=in_dtype(merged_weights(policy), dtype))
+        policy.save_pretrained(directory, state_dict=in_dtype(merged_weights(policy, dtype), dtype))
     finally:
         policy.generation_config = own
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
