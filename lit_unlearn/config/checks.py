@@ -42,6 +42,8 @@ def check(config: Config) -> None:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
     if config.model.lora is not None and config.optim.trainable is not None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
+    if config.model.lora is not None and config.model.lora.base == "nf4":
+        _check_nf4(config)
     if config.export.form == "adapter" and config.model.lora is None:
         raise UserError("export.form=adapter needs adapters: set model.lora, e.g. {rank: 16}, or export.form=merged")
     if config.model.gradient_checkpointing == "selective":
@@ -147,6 +149,17 @@ def _check_strategy(config: Config) -> None:
             )
     if name in CUT and config.model.compile:
         raise UserError(f"model.compile has not been tried with strategy.name={name}: set model.compile=false")
+
+
+def _check_nf4(config: Config) -> None:
+    """What the four bits are not ready for."""
+    if config.strategy.name in CUT:
+        raise UserError(
+            f"model.lora.base=nf4 keeps weights four bits wide, which strategy.name={config.strategy.name} cannot hold "
+            "in pieces: set strategy.name=ddp, or model.lora.base=full"
+        )
+    if config.model.compile:
+        raise UserError("model.compile has not been tried with model.lora.base=nf4: set model.compile=false")
 
 
 def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:
