@@ -21,6 +21,7 @@ from lit_unlearn.recording.export.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
 from lit_unlearn.run.early.start import Start, start
+from lit_unlearn.run.export.card import card_of
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
@@ -109,7 +110,9 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     results = None
     if trainer.is_global_zero:
         with phase(SAVING):
-            export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
+            card = card_of(begun.study, type(policy).__name__, evaluation.numbers, evaluation.rounding)
+            stops = begun.study.evaluator.encoder.end.stops
+            export = Export(export_dtype(config, policy), config.export.form, stops, card)
             save_model(policy, begun.tokenizer, run_dir / "model", export)
             page.show(loggers)
             results = write_results(run_dir, evaluation.numbers, loggers, evaluation.rounding)

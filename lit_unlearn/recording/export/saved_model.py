@@ -14,7 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from lit_unlearn.models.adapters.lora import merged_weights, save_adapters
 from lit_unlearn.models.files import in_dtype
 from lit_unlearn.models.settings import ExportForm
-from lit_unlearn.recording.outputs import write_json
+from lit_unlearn.recording.export.card import CARD
+from lit_unlearn.recording.outputs import write_json, write_text
 
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -27,6 +28,8 @@ class Export:
     form: ExportForm = "merged"
     stops: tuple[int, ...] = ()
     """Tokens by which its answers end, beside those at which its own settings stop generation."""
+    card: str | None = None
+    """Text of its ``README.md``."""
 
 
 def save_model(
@@ -55,6 +58,8 @@ def save_model(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     tokenizer.save_pretrained(temporary)
+    if export.card is not None:
+        write_text(temporary / CARD, export.card)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
 

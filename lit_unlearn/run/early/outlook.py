@@ -63,7 +63,7 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     yield "  strategy", f"{chosen(config.strategy, trainer.world)}, processes: {trainer.world}"
     yield "  trained", f"{_millions(trained)} parameters with {config.optim.name}, lr {config.optim.lr:g}"
     for name, term in study.terms.items():
-        yield f"  {name}", f"{term.weight:g} x {_told(term.objective)}"
+        yield f"  {name}", f"{term.weight:g} x {told_objective(term.objective)}"
     for name, fields_of in config.schedules.items():
         yield f"  {name}", ", ".join(f"{key}={value}" for key, value in fields_of.items()) or "as by default"
     yield "  reference", _reference(study)
@@ -155,7 +155,7 @@ def _reference(study: Study) -> str:
     return " and ".join(kinds)
 
 
-def _told(objective: object) -> str:
+def told_objective(objective: object) -> str:
     """The name and fields of an objective, as a config would have them."""
     if not is_dataclass(objective):
         return str(objective)
