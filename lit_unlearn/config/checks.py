@@ -44,6 +44,12 @@ def check(config: Config) -> None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
     if config.model.lora is not None and config.model.lora.base == "nf4":
         _check_nf4(config)
+    made = config.model.path is None and config.model.name == "tiny"
+    if config.export.push_to_hub is not None and made and not config.uploads_text:
+        raise UserError(
+            f"privacy={config.privacy} keeps questions and answers on this machine, and the vocabulary of "
+            "model.name=tiny is made of their words: set export.push_to_hub=null, or take another model"
+        )
     if config.export.form == "adapter" and config.model.lora is None:
         raise UserError("export.form=adapter needs adapters: set model.lora, e.g. {rank: 16}, or export.form=merged")
     if config.model.gradient_checkpointing == "selective":

@@ -17,6 +17,7 @@ from lit_unlearn.display.screen import display, phase
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.checkpoints import last_checkpoint
+from lit_unlearn.recording.export.hub import push
 from lit_unlearn.recording.export.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
@@ -49,6 +50,9 @@ def unlearn(config: Config, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBa
 
     ``loaded``: the model, as ``load_model`` reads it, where it is in memory already.
 
+    Raises:
+        UserError: whatever the user can mend; where it is the Hub that did not take the model, the run is finished.
+
     Returns:
         None where the run was finished before, or only checked, or trained with its weights in pieces: what it wrote
         is read by ``finished_run``.
@@ -59,7 +63,10 @@ def unlearn(config: Config, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBa
         return None
     run, results = came
     if results is not None:
-        print(results)
+        print(results, flush=True)
+        if config.export.push_to_hub is not None:  # last: what fails here takes nothing back
+            address = push(Path(config.output_dir) / "model", config.export.push_to_hub, config.export.private)
+            print(f"  {address}")
     return run
 
 
