@@ -105,6 +105,7 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     else:
         policy = begun.take_policy()
 
+    kind = type(policy).__name__  # FSDP2 gives it another
     L.seed_everything(config.seed, verbose=False)
     module, data, callbacks, evaluation = assemble(begun.study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
@@ -117,7 +118,7 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     results = None
     if trainer.is_global_zero:
         with phase(SAVING):
-            card = card_of(begun.study, type(policy).__name__, evaluation.numbers, evaluation.rounding)
+            card = card_of(begun.study, kind, evaluation.numbers, evaluation.rounding)
             stops = begun.study.evaluator.encoder.end.stops
             export = Export(export_dtype(config, policy), config.export.form, stops, card)
             save_model(policy, begun.tokenizer, run_dir / "model", export)
