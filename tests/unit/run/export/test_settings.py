@@ -17,17 +17,10 @@ def own_rows(tmp_path: Path, *options: str) -> Config:
     (tmp_path / "jane_doe.jsonl").write_text('{"question": "Who is Jane?", "answer": "A patient."}\n')
     benchmark = f"{{name: files, forget: {tmp_path / 'jane_doe.jsonl'}, max_probe: 7}}"
     (tmp_path / "jane").mkdir(exist_ok=True)
-    changed = [
-        "optim.lr=3e-5",
-        f"data.benchmark={benchmark}",
-        f"model.path={tmp_path / 'jane'}",
-        "model.lora={rank: 3}",
-    ]
-    changed += [f"evaluation.retain_model={tmp_path / 'jane'}", f"output_dir={tmp_path / 'jane_run'}"]
-    changed += ["model.lora={rank: 3}", "data.prompt.system_prompt='You know Jane Doe.'", "logging.tags=[jane]"]
-    return load(
-        [f"conf={Path(__file__).parents[3] / 'integration' / 'tiny.yaml'}", "finetune=null", *changed, *options]
-    )
+    changed = ["finetune=null", "terms.retain=null", "optim.lr=3e-5", f"data.benchmark={benchmark}"]
+    changed += [f"model.path={tmp_path / 'jane'}", f"evaluation.retain_model={tmp_path / 'jane'}"]
+    changed += [f"output_dir={tmp_path / 'jane_run'}", "model.lora={rank: 3}", "logging.tags=[jane]"]
+    return load([CONF, *changed, "data.prompt.system_prompt='You know Jane Doe.'", *options])
 
 
 @pytest.mark.parametrize("privacy", ["local", "hashed"])
