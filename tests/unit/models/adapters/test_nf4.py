@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit, Params4bit
+from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
@@ -63,7 +63,7 @@ def test_a_layer_is_that_of_bitsandbytes(low: bool):
     shape = (48, 96)
     layer, inputs = nn.Linear(*shape), torch.randn(7, shape[0])
     theirs = Linear4bit(*shape, compute_dtype=torch.bfloat16 if low else torch.float32, quant_type="nf4")
-    theirs.weight = Params4bit(layer.weight.data.clone(), requires_grad=False, quant_type="nf4", module=theirs)
+    theirs.weight = Params4bit(layer.weight.data.clone(), requires_grad=False, quant_type="nf4", module=theirs)  # type: ignore[call-arg]
     theirs.bias = copy.deepcopy(layer.bias)  # which it casts in place
     found = []
     for module in (theirs.to("cpu"), NF4Linear(layer)):
