@@ -37,7 +37,7 @@ _CHATTER = (
 )
 _LOUD = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers")
 """Loggers with handlers of their own."""
-_QUIET = (*_LOUD[:3], "DeepSpeed", "torchao", "torch.utils._pytree", "transformers.generation")
+_QUIET = (*_LOUD[:3], "DeepSpeed", "torchao", "bitsandbytes", "torch.utils._pytree", "transformers.generation")
 
 _GONE = (
     "another process of this run is gone or has not answered in strategy.timeout_minutes: mend what its own error "

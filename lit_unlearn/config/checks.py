@@ -42,6 +42,14 @@ def check(config: Config) -> None:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
     if config.model.lora is not None and config.optim.trainable is not None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
+    if config.model.lora is not None and config.model.lora.base == "nf4":
+        _check_nf4(config)
+    made = config.model.path is None and config.model.name == "tiny"
+    if config.export.push_to_hub is not None and made and not config.uploads_text:
+        raise UserError(
+            f"privacy={config.privacy} keeps questions and answers on this machine, and the vocabulary of "
+            "model.name=tiny is made of their words: set export.push_to_hub=null, or take another model"
+        )
     if config.export.form == "adapter" and config.model.lora is None:
         raise UserError("export.form=adapter needs adapters: set model.lora, e.g. {rank: 16}, or export.form=merged")
     if config.model.gradient_checkpointing == "selective":
@@ -154,6 +162,17 @@ def _check_strategy(config: Config) -> None:
             )
     if name in CUT and config.model.compile:
         raise UserError(f"model.compile has not been tried with strategy.name={name}: set model.compile=false")
+
+
+def _check_nf4(config: Config) -> None:
+    """What the four bits are not ready for."""
+    if config.strategy.name in CUT:
+        raise UserError(
+            f"model.lora.base=nf4 keeps weights four bits wide, which strategy.name={config.strategy.name} cannot hold "
+            "in pieces: set strategy.name=ddp, or model.lora.base=full"
+        )
+    if config.model.compile:
+        raise UserError("model.compile has not been tried with model.lora.base=nf4: set model.compile=false")
 
 
 def _check_optimizer(where: str, optim: OptimConfig, config: Config) -> None:

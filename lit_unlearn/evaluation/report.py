@@ -57,7 +57,7 @@ def table(columns: Mapping[str, Mapping[str, float]]) -> str:
     """The main numbers of several models side by side, one column each, the formulas of the aggregates beneath."""
     names = [name for name in ROWS if any(name in numbers for numbers in columns.values())]
     lines = [["", "", *columns]]
-    lines += [[name, ROWS[name], *(_cell(numbers.get(name)) for numbers in columns.values())] for name in names]
+    lines += [[name, ROWS[name], *(cell(numbers.get(name)) for numbers in columns.values())] for name in names]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))])
@@ -68,7 +68,8 @@ def table(columns: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join([*text, "", *notes])
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A number as tables show it."""
     if value is None:
         return "-"
     return f"{value:.1e}" if 0.0 < abs(value) < 5e-4 else f"{value:.3f}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_unlearn.engine.body import decoder_blocks
@@ -47,6 +49,13 @@ class ModelSize:
         return factor * self.hidden * self.layers
 
 
+def num_weights(parameter: Tensor) -> int:
+    """That it stands for; of a quantized base a byte of a matrix holds two, and a byte of anything else none."""
+    if parameter.dtype != torch.uint8:
+        return parameter.numel()
+    return 2 * parameter.numel() if parameter.dim() == 2 else 0
+
+
 def size_of(model: PreTrainedModel) -> ModelSize:
     """Counted on the model, whose weights may be on the meta device.
 
@@ -57,10 +66,10 @@ def size_of(model: PreTrainedModel) -> ModelSize:
     heads = text.num_attention_heads
     of_blocks = list(blocks.parameters())
     return ModelSize(
-        parameters=sum(p.numel() for p in model.parameters()),
-        blocks=sum(p.numel() for p in of_blocks),
-        largest=max(p.numel() for p in model.parameters()),
-        lora=sum(LORA_RANK * sum(p.shape) for p in of_blocks if p.dim() == 2),
+        parameters=sum(map(num_weights, model.parameters())),
+        blocks=sum(map(num_weights, of_blocks)),
+        largest=max(map(num_weights, model.parameters())),
+        lora=sum(LORA_RANK * (len(p) + num_weights(p) // len(p)) for p in of_blocks if p.dim() == 2),
         layers=len(blocks),
         hidden=text.hidden_size,
         intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,

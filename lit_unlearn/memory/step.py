@@ -8,6 +8,9 @@ from lit_unlearn.memory.presets import PRESETS, share
 from lit_unlearn.memory.size import GIB, LOGIT_COPIES, ModelSize, Parts
 from lit_unlearn.memory.tokens import Tokens
 
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+"""A weight, with its share of the scales: one byte for 64, and one float32 for 256 of those."""
+
 
 def step_parts(
     size: ModelSize,
@@ -65,3 +68,10 @@ def lora_parts(size: ModelSize, tokens: Tokens) -> Parts:
     """bf16 base weights, frozen; adapters of rank 16 as ``adamw_master``; the reference is the adapter switched off."""
     adapters = step_parts(size, "adamw_master", tokens, trained=size.lora)
     return replace(adapters, weights=adapters.weights + 2 * size.lora / GIB)
+
+
+def with_nf4_base(parts: Parts, size: ModelSize, autocast: bool = True) -> Parts:
+    """The blocks in four bits (``model.lora.base=nf4``), all else float32; one matrix at a time is whole."""
+    weights = NF4_BYTES * size.blocks + 4 * (size.parameters - size.blocks + size.lora)
+    one = (2 if autocast else 4) * size.hidden * size.intermediate
+    return replace(parts, weights=weights / GIB, gathered=one / GIB)

@@ -11,8 +11,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from lit_unlearn.models.adapters.lora import (
+    adapted_layers,
+    adapter_weights,
+    added_weight,
+    empty_adapters,
+    plain_weights,
+    quantized_weights,
+)
 from lit_unlearn.models.files import StartFiles
-from lit_unlearn.models.lora import adapted_layers, adapter_weights, added_weight, empty_adapters, plain_weights
 from lit_unlearn.models.settings import ExportForm
 
 _PART = 2**24
@@ -48,8 +55,9 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype, form: ExportForm) 
     """Give each weight a value that ``dtype`` can hold, so that the model is what its export will be.
 
     Under ``merged`` adapters are folded into their layers first and left without effect, under ``adapter`` only their
-    own weights are rounded. Every rank of a sharded model calls it: one weight at a time is whole. None: every weight
-    had such a value's dtype.
+    own weights are rounded. Quantized layers hold plain weights afterwards; their start is what the four bits stood
+    for. Every rank of a sharded model calls it: one weight at a time is whole. None: every weight had such a value's
+    dtype.
     """
     tally = _Tally()
     if form == "adapter":
@@ -72,6 +80,12 @@ def round_weights(model: PreTrainedModel, dtype: torch.dtype, form: ExportForm) 
             there.copy_(rounded)  # last: ``trained`` may be the same memory
         if isinstance(weight, DTensor):
             weight.copy_(weight.to(dtype))
+    for layer, added in quantized_weights(model):
+        start_of_it = layer.whole()
+        trained = start_of_it if added is None else start_of_it + added
+        layer.hold(trained.to(dtype))
+        tally.narrowed = True
+        tally.add(start_of_it, trained, layer.whole(), dtype)
     empty_adapters(model)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 Checkpointing = Literal["none", "full", "selective"]
 ExportForm = Literal["merged", "adapter"]
+_REPOSITORY = re.compile(r"(?!.*(--|\.\.))(?!.*\.git$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(?<![.-])")
+MAX_REPOSITORY = 96
+"""Characters."""
 
 
 @dataclass
@@ -16,6 +20,10 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 32.0
+    base: Literal["full", "nf4"] = "full"
+    """W in float32, or as QLoRA holds it (https://arxiv.org/abs/2305.14314): the linear layers of the blocks in 4-bit
+    NormalFloat with quantized scales, 4.13 bits a weight, by bitsandbytes, on NVIDIA GPUs and x86-64 CPUs. The model
+    unlearning starts from, is compared with and evaluated as ``original`` is then the quantized one."""
     dropout: float = 0.0
     """On x, before A."""
     targets: list[str] | None = None
@@ -110,3 +118,18 @@ class ExportConfig:
     dtype: Literal["same", "float32", "bfloat16"] = "same"
     """``same``: that of the files unlearning started from. Weights are rounded before the last evaluation, whose
     numbers are then those of the exported model; ``metrics.json`` says what rounding undid (``rounding``)."""
+    push_to_hub: str | None = None
+    """``namespace/name`` on the Hugging Face Hub to which ``model/`` is sent when the run is finished and saved; null:
+    nowhere. The token is that of ``hf auth login`` or of HF_TOKEN."""
+    private: bool = True
+    """Nobody else sees a repository that is made for it; one that is there already and public is refused."""
+
+    def __post_init__(self) -> None:
+        name = self.push_to_hub
+        if name is None and not self.private:
+            raise ValueError("export.private=false has no meaning without export.push_to_hub")
+        if name is not None and (len(name) > MAX_REPOSITORY or not _REPOSITORY.fullmatch(name)):
+            raise ValueError(
+                f"export.push_to_hub={name} is no ID of the Hub: give namespace/name, e.g. my-group/my-model, of "
+                f"letters, digits, '-', '_' and '.', {MAX_REPOSITORY} characters at most"
+            )

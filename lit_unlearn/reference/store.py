@@ -23,7 +23,7 @@ from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.states import States, kept_positions, no_positions, row_weights
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.lora import merged_weights
+from lit_unlearn.models.adapters.lora import merged_weights
 from lit_unlearn.types import IGNORE_INDEX, LOGPS, Ask, Role, Rows
 
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "use_cache")

@@ -30,9 +30,10 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.choice.rule import DISRUPTION
 from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.models.adapters.lora import add_adapters
+from lit_unlearn.models.adapters.nf4 import quantize_base
 from lit_unlearn.models.files import stored_dtype
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.models.rounding import round_weights
 from lit_unlearn.run.plan import UNLEARNING
 from lit_unlearn.run.prepare import Study, build_encoder
@@ -65,6 +66,7 @@ def assemble(
         store = BeliefStore(beliefs.per_step, config.seed)
     data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
     hold_weights(policy, config.optim.name)
+    quantize_base(policy, config.model.lora)
     reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
     if config.model.lora is not None:
         add_adapters(policy, config.model.lora)

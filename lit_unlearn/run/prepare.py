@@ -27,9 +27,11 @@ from lit_unlearn.evaluation.collect import Asking
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
+from lit_unlearn.models.adapters.lora import check_lora_installed
+from lit_unlearn.models.adapters.nf4 import check_nf4_installed
 from lit_unlearn.models.load import check_path, load_tokenizer, named_ends
-from lit_unlearn.models.lora import check_lora_installed
 from lit_unlearn.objectives.nll import NLL
+from lit_unlearn.recording.export.hub import check_hub
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference
 from lit_unlearn.training.optimizers import check_installed
 from lit_unlearn.types import Role, Term, Terms, union_of_needs
@@ -111,11 +113,15 @@ def finetuning_terms() -> Terms:
 
 
 def check_extras(config: Config) -> None:
-    """Raises UserError for a package, a device or a mode of W&B that is not there, before a model is read."""
+    """Raises UserError for a package, a device or a token that is not there, before a model is read."""
     for optim in [config.optim] + ([config.finetune.optim] if config.finetune else []):
         check_installed(optim.name, config.trainer.accelerator)
     if config.model.lora is not None:
         check_lora_installed()
+        if config.model.lora.base == "nf4":
+            check_nf4_installed()
+    if config.export.push_to_hub is not None:
+        check_hub(config.export.push_to_hub)
 
 
 def load_benchmark(config: Config) -> Benchmark:

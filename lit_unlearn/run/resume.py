@@ -31,7 +31,7 @@ Run = TypeVar("Run", bound=Config)
 STARTED = "LIT_UNLEARN_STARTED"
 """Environment variable by which a run's day reaches the processes it starts."""
 FREE = (
-    *("resume", "overwrite", "check", "debug", "output_dir", "logging"),
+    *("resume", "overwrite", "check", "debug", "output_dir", "logging", "export.push_to_hub", "export.private"),
     *("trainer.log_every_n_steps", "trainer.checkpoint_every_n_epochs", "trainer.keep_checkpoints"),
     *("trainer.checkpoint_every_n_steps", "trainer.checkpoint_every_n_minutes"),
     *("trainer.devices", "trainer.num_nodes"),

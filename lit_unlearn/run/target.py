@@ -16,7 +16,7 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
-from lit_unlearn.recording.saved_model import save_model
+from lit_unlearn.recording.export.saved_model import save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.early.start import Start, start
 from lit_unlearn.run.loggers import build_loggers

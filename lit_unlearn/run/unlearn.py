@@ -17,10 +17,12 @@ from lit_unlearn.display.screen import display, phase
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.recording.saved_model import Export, save_model
+from lit_unlearn.recording.export.hub import push
+from lit_unlearn.recording.export.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
 from lit_unlearn.run.early.start import Start, start
+from lit_unlearn.run.export.card import card_of
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
@@ -48,6 +50,9 @@ def unlearn(config: Config, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBa
 
     ``loaded``: the model, as ``load_model`` reads it, where it is in memory already.
 
+    Raises:
+        UserError: whatever the user can mend; where it is the Hub that did not take the model, the run is finished.
+
     Returns:
         None where the run was finished before, or only checked, or trained with its weights in pieces: what it wrote
         is read by ``finished_run``.
@@ -58,7 +63,10 @@ def unlearn(config: Config, loaded: tuple[PreTrainedModel, PreTrainedTokenizerBa
         return None
     run, results = came
     if results is not None:
-        print(results)
+        print(results, flush=True)
+        if config.export.push_to_hub is not None:  # last: what fails here takes nothing back
+            address = push(Path(config.output_dir) / "model", config.export.push_to_hub, config.export.private)
+            print(f"  {address}")
     return run
 
 
@@ -100,6 +108,7 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     else:
         policy = begun.take_policy()
 
+    kind = type(policy).__name__  # FSDP2 gives it another
     L.seed_everything(config.seed, verbose=False)
     module, data, callbacks, evaluation = assemble(begun.study, policy, retain_model, run_dir)
     loggers = build_loggers(config, run_dir)
@@ -112,7 +121,9 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     results = None
     if trainer.is_global_zero:
         with phase(SAVING):
-            export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
+            card = card_of(begun.study, kind, evaluation.numbers, evaluation.rounding)
+            stops = begun.study.evaluator.encoder.end.stops
+            export = Export(export_dtype(config, policy), config.export.form, stops, card)
             save_model(policy, begun.tokenizer, run_dir / "model", export)
             page.show(loggers)
             results = write_results(run_dir, evaluation, loggers)

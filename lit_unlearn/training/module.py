@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from lit_unlearn.engine.body import decoder_blocks, evaluating
 from lit_unlearn.engine.scoring import ScoringEngine, Step
 from lit_unlearn.errors import NonFiniteLoss, UserError
-from lit_unlearn.models.lora import adapters_off, has_adapters
+from lit_unlearn.models.adapters.lora import adapters_off, has_adapters
 from lit_unlearn.parallel import all_reduce_sum
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.reference.store import ReferenceStore

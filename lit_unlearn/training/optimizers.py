@@ -75,7 +75,7 @@ def hold_weights(model: PreTrainedModel, name: OptimizerName) -> None:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     kept = {id(weight) for end in ends if isinstance(end, nn.Module) for weight in end.parameters()}
     for weight in model.parameters():
-        if id(weight) not in kept:
+        if id(weight) not in kept and weight.is_floating_point():  # else the codes of a quantized base
             weight.data = weight.data.to(torch.bfloat16)  # not model.to: RoPE's float32 buffers must stay
 
 

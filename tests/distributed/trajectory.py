@@ -26,7 +26,7 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.ends import AnswerEnd
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.scoring import ScoringEngine
-from lit_unlearn.models.lora import add_adapters
+from lit_unlearn.models.adapters.lora import add_adapters
 from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.models.tiny import train_tokenizer
 from lit_unlearn.objectives import OBJECTIVES

@@ -15,13 +15,13 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.settings import ModelConfig
 from lit_unlearn.recording.checkpoints import checkpoints
+from lit_unlearn.recording.export.saved_model import Export, save_model
 from lit_unlearn.recording.history import read_history
-from lit_unlearn.recording.saved_model import Export, save_model
 from lit_unlearn.train import main
 from lit_unlearn.training.module import UnlearnModule
 
 CONF = f"conf={Path(__file__).parent / 'tiny.yaml'}"
-LORA = "model.lora={rank: 4}"
+LORA, NF4 = "model.lora={rank: 4}", "model.lora={rank: 4, base: nf4}"
 IN_BACKWARD = ["optim.name=adamw_in_backward", "trainer.gradient_clip=null"]
 EIGHT_BIT = ["optim.name=adamw_8bit", "trainer.precision=bf16-mixed"]
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torchao compiles its step: no C++ compiler")
@@ -50,7 +50,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_pretrained(str(path), ModelConfig())[0].state_dict()
 
 
-@pytest.mark.parametrize("options", [[LORA], [LORA, *IN_BACKWARD], IN_BACKWARD], ids=["lora", "both", "in_backward"])
+@pytest.mark.parametrize("options", [[NF4], [LORA, *IN_BACKWARD], IN_BACKWARD], ids=["nf4", "both", "in_backward"])
 def test_stopped_and_resumed_as_if_it_had_not_been(unlearn, start, options, monkeypatch: pytest.MonkeyPatch):
     straight = unlearn("straight", *options)
     step = UnlearnModule.training_step
@@ -71,7 +71,7 @@ def test_stopped_and_resumed_as_if_it_had_not_been(unlearn, start, options, monk
     before, after, again = weights(start), weights(straight / "model"), weights(stopped / "model")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert before.keys() == after.keys()
-    assert moved == ({name for name in before if "_proj" in name} if LORA in options else set(before))
+    assert moved == ({name for name in before if "_proj" in name} if options != IN_BACKWARD else set(before))
     assert all(torch.equal(after[name], again[name]) for name in before)
 
 
@@ -112,7 +112,7 @@ def test_what_is_missing_is_told_before_anything_is_written(unlearn, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("options", [[], [LORA]], ids=["whole", "lora"])
+@pytest.mark.parametrize("options", [[], [NF4]], ids=["whole", "nf4"])
 def test_from_bf16_files_what_is_exported_is_what_was_evaluated(unlearn, start: Path, tmp_path: Path, options):
     """Also where the run died after its last step: the checkpoint holds what was trained, not what was rounded."""
     model, tokenizer = load_pretrained(str(start), ModelConfig())

@@ -180,3 +180,18 @@ def test_a_process_that_is_gone_ends_the_other_at_once(start, tmp_path):
     assert "another process of this run is gone" in told
     assert "Traceback" not in told
     assert last_checkpoint(run_dir) is not None
+
+
+@pytest.mark.slow
+def test_a_base_in_four_bits_on_two_is_that_on_one(start, tmp_path):
+    found = []
+    for devices in (1, 2):
+        options = [start, f"output_dir={tmp_path / str(devices)}", "squeeze=null", "model.lora={rank: 4, base: nf4}"]
+        run = train(*options, f"trainer.devices={devices}", "optim.lr=1e-2")
+        assert run.returncode == 0, run.stderr[-3000:]
+        found.append(tmp_path / str(devices))
+    one, two = (json.loads((path / "metrics.json").read_text()) for path in found)
+    for model in ("original", "unlearned"):
+        assert two[model] == pytest.approx(one[model], abs=1e-5), model
+    weights = [load_file(path / "model" / "model.safetensors") for path in found]
+    assert all((weight - weights[1][name]).abs().max() < 1e-5 for name, weight in weights[0].items())

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lit_unlearn.evaluation.metrics import METRICS
 from lit_unlearn.evaluation.records import read_records
-from lit_unlearn.evaluation.report import report
+from lit_unlearn.evaluation.report import ROWS, cell, report
 from lit_unlearn.recording.history import read_history
 from lit_unlearn.schemas import METRICS as METRICS_SCHEMA
 from tests.wandb_reader import read_runs
@@ -75,6 +76,27 @@ def test_every_promised_file_is_there(finished: Path):
         "forget_retain.png", "squeeze.png", "trade_off.png"
     }  # fmt: skip
     assert not list(finished.rglob("*.tmp"))
+
+
+def test_the_card_says_what_the_files_say(finished: Path):
+    card = (finished / "model" / "README.md").read_text(encoding="utf-8")
+    _, front, text = card.split("---\n", 2)
+    told = yaml.safe_load(front)
+    assert told["library_name"] == "transformers"
+    assert told["tags"] == ["unlearning", "lit_unlearn", "npo", "nll"]
+    assert "base_model" not in told  # of no hub
+    numbers = json.loads((finished / "metrics.json").read_text())
+    columns = ("original", "unlearned", "retain_model")
+    for row in ("forget_probability", "model_utility", "forget_quality"):
+        cells = " | ".join("-" if (value := numbers[name][row]) is None else cell(value) for name in columns)
+        assert f"| {row} | {ROWS[row]} | {cells} |" in text
+    settings = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])
+    assert settings["terms"]["forget"]["objective"] == {"name": "npo"}
+    assert settings["data"]["benchmark"]["num_authors"] == 6
+    commit = json.loads((finished / "environment.json").read_text())["starts"][0]["git"]["commit"]
+    assert f"lit_unlearn at commit {commit}" in text
+    assert str(finished.parent) not in card
+    assert "/" not in re.sub(r"forget/|retain/|real_authors/|world_facts/|holdout/", "", text.partition("## Limits")[0])
 
 
 def test_metrics_json_is_the_stable_interface(finished: Path):

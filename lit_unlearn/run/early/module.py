@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.lora import has_adapters
+from lit_unlearn.models.adapters.lora import has_adapters
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.run.early.untouched import told
 from lit_unlearn.training.module import UnlearnModule

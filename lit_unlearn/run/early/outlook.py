@@ -17,8 +17,8 @@ from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.display.phases import Planned
 from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.evaluation.evaluator import Evaluator
-from lit_unlearn.memory.size import GIB, size_of
-from lit_unlearn.memory.step import step_parts
+from lit_unlearn.memory.size import GIB, num_weights, size_of
+from lit_unlearn.memory.step import step_parts, with_nf4_base
 from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.run.early.rehearsal import first_rows
 from lit_unlearn.run.prepare import Study
@@ -65,7 +65,7 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     yield "  strategy", f"{chosen(config.strategy, trainer.world)}, processes: {trainer.world}"
     yield "  trained", f"{_millions(trained)} parameters with {config.optim.name}, lr {config.optim.lr:g}"
     for name, term in study.terms.items():
-        yield f"  {name}", f"{term.weight:g} x {_told(term.objective)}"
+        yield f"  {name}", f"{term.weight:g} x {told_objective(term.objective)}"
     for name, fields_of in config.schedules.items():
         yield f"  {name}", ", ".join(f"{key}={value}" for key, value in fields_of.items()) or "as by default"
     yield "  reference", _reference(study)
@@ -117,6 +117,9 @@ def _memory(
         resident=two,
         logits_mib=config.model.logits_mib,
     )
+    lora = config.model.lora
+    if optim is config.optim and lora is not None and lora.base == "nf4":  # finetuning trains whole models
+        parts = with_nf4_base(parts, size_of(model), low)
     named = {name: value for name, value in asdict(parts).items() if value >= 5e-3}
     text = f"about {parts.total:.2f} GiB a step ({', '.join(f'{name} {value:.2f}' for name, value in named.items())})"
     if config.trainer.accelerator != "cpu" and torch.cuda.is_available():
@@ -130,7 +133,7 @@ def _model(model: PreTrainedModel) -> str:
 
 
 def _all(model: PreTrainedModel) -> int:
-    return sum(weight.numel() for weight in model.parameters())
+    return sum(map(num_weights, model.parameters()))
 
 
 def _millions(count: int) -> str:
@@ -158,7 +161,7 @@ def _reference(study: Study) -> str:
     return " and ".join(kinds)
 
 
-def _told(objective: object) -> str:
+def told_objective(objective: object) -> str:
     """The name and fields of an objective, as a config would have them."""
     if not is_dataclass(objective):
         return str(objective)

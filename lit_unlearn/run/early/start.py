@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lit_unlearn.benchmarks.base import Benchmark
 from lit_unlearn.config.schema import Config
 from lit_unlearn.display.phases import Planned
+from lit_unlearn.models.adapters.nf4 import quantize_base
 from lit_unlearn.models.load import load_model
 from lit_unlearn.recording.outputs import check_run_dir, open_run
 from lit_unlearn.run.early.limits import check_limits
@@ -125,6 +126,8 @@ def _read(config: Config, unlearns: bool, loaded: Loaded | None) -> Start:
     study = prepare(config, benchmark, policy, tokenizer)
     check_limits(study, policy)
     inputs = inputs_of(study, policy)
+    if config.finetune is None:  # else it is the target model that is quantized
+        quantize_base(policy, config.model.lora)
     if rank_zero_only.rank == 0 or has_begun_together():  # else the first has done it for all
         trained = rehearse(study, policy, unlearns)
         if config.check and rank_zero_only.rank == 0:

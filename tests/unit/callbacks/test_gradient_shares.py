@@ -12,8 +12,8 @@ from lit_unlearn.callbacks.schedules.gradient_rectification import GradientRecti
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
+from lit_unlearn.models.adapters.lora import add_adapters
 from lit_unlearn.models.blocks import checkpoint_blocks
-from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.models.settings import Checkpointing, LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.recording.history import History, read_history

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM, PretrainedConfig
 
+from lit_unlearn.models.adapters.lora import add_adapters
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.models.settings import LoraConfig, ModelConfig
 
 GPT2 = GPT2Config(

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from lit_unlearn.models.adapters.lora import adapted_layers, add_adapters, added_weight
 from lit_unlearn.models.files import StartFiles, stored_dtype
 from lit_unlearn.models.load import load_pretrained
-from lit_unlearn.models.lora import adapted_layers, add_adapters, added_weight
 from lit_unlearn.models.rounding import Rounding, round_weights
 from lit_unlearn.models.settings import LoraConfig, ModelConfig
-from lit_unlearn.recording.saved_model import Export, save_model
+from lit_unlearn.recording.export.saved_model import Export, save_model
 
 BF16, UP = torch.bfloat16, "model.layers.1.mlp.up_proj.weight"
 

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from lit_unlearn.errors import UserError
 from lit_unlearn.files import write_json, write_text
 from lit_unlearn.recording.environment import HIDDEN, environment, without_secrets
+from lit_unlearn.recording.export.saved_model import save_model
 from lit_unlearn.recording.outputs import open_run
-from lit_unlearn.recording.saved_model import save_model
 
 KEY = "0123456789abcdef" * 2
 

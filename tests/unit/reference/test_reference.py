@@ -16,7 +16,7 @@ from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import scores_of
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.lora import add_adapters
+from lit_unlearn.models.adapters.lora import add_adapters
 from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.reference.plan import ReferencePlan, plan_reference, reference_states

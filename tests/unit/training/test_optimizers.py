@@ -15,7 +15,7 @@ from lit_unlearn.data.tokenize import pad
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.recording.saved_model import save_model
+from lit_unlearn.recording.export.saved_model import save_model
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optim import adamw

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 from lit_unlearn import evaluate, finetune, train
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.tiny import train_tokenizer
-from lit_unlearn.recording.saved_model import save_model
+from lit_unlearn.recording.export.saved_model import save_model
 
 CONF = Path(__file__).parents[3] / "integration" / "tiny.yaml"
 SMALL = [

@@ -10,10 +10,16 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.lora import adapters_off, add_adapters, check_lora_installed, has_adapters, merged_weights
+from lit_unlearn.models.adapters.lora import (
+    adapters_off,
+    add_adapters,
+    check_lora_installed,
+    has_adapters,
+    merged_weights,
+)
 from lit_unlearn.models.settings import LoraConfig
 from lit_unlearn.objectives import OBJECTIVES
-from lit_unlearn.recording.saved_model import save_model
+from lit_unlearn.recording.export.saved_model import save_model
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.settings import OptimConfig

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lit_unlearn.files import write_json
+from lit_unlearn.files import write_json, write_text
+from lit_unlearn.models.adapters.lora import merged_weights, save_adapters
 from lit_unlearn.models.files import in_dtype
-from lit_unlearn.models.lora import merged_weights, save_adapters
 from lit_unlearn.models.settings import ExportForm
+from lit_unlearn.recording.export.card import CARD
 
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 
@@ -27,6 +28,8 @@ class Export:
     form: ExportForm = "merged"
     stops: tuple[int, ...] = ()
     """Tokens by which its answers end, beside those at which its own settings stop generation."""
+    card: str | None = None
+    """Text of its ``README.md``."""
 
 
 def save_model(
@@ -55,6 +58,8 @@ def save_model(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     tokenizer.save_pretrained(temporary)
+    if export.card is not None:
+        write_text(temporary / CARD, export.card)
     shutil.rmtree(directory, ignore_errors=True)
     temporary.rename(directory)
 
@@ -65,7 +70,7 @@ def _save_merged(
     own = policy.generation_config
     policy.generation_config = generation  # type: ignore[assignment]
     try:
-        policy.save_pretrained(directory, state_dict=in_dtype(merged_weights(policy), dtype))
+        policy.save_pretrained(directory, state_dict=in_dtype(merged_weights(policy, dtype), dtype))
     finally:
         policy.generation_config = own
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lit_unlearn.engine.body import decoder_blocks
 from lit_unlearn.errors import UserError
+from lit_unlearn.models.adapters.nf4 import NF4Linear, nf4_layers, quantized_names
 from lit_unlearn.models.settings import LoraConfig
 
 
@@ -28,7 +29,7 @@ def check_lora_installed() -> None:
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Put fresh float32 adapters beside the linear layers of the blocks and freeze everything else.
+    """Put fresh float32 adapters beside the linear layers of the blocks, quantized or not, and freeze everything else.
 
     Raises:
         UserError: a target names no linear layer of the blocks.
@@ -67,28 +68,48 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a plain model with the adapters folded in; without adapters, the model's own."""
+def merged_weights(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The state dict of a plain model with the adapters folded in; without adapters, the model's own.
+
+    Layers that are put together for it are in ``dtype``; quantized ones are on the CPU, since all of them together may
+    be more than the device of the quantized model holds.
+    """
     weights = model.state_dict()
-    for name, layer in adapted_layers(model).items():
+    layers, quantized = adapted_layers(model), dict(nf4_layers(model))
+    for key in quantized_names(model) & weights.keys():
+        del weights[key]
+    for name, layer in quantized.items():
+        plain = name.removesuffix(".base_layer")
+        whole = layer.whole() + (added_weight(layers[plain]) if plain in layers else 0.0)
+        weights[f"{name}.weight"] = whole.to("cpu", dtype)
+    for name, layer in layers.items():
         prefix = f"{name}.base_layer."
         for key in [key for key in weights if key.startswith(f"{name}.")]:
             weight = weights.pop(key)
             if key.startswith(prefix):
                 weights[f"{name}.{key.removeprefix(prefix)}"] = weight
-        weights[f"{name}.weight"] = weights[f"{name}.weight"].float() + added_weight(layer)
+        if f"{name}.base_layer" not in quantized:
+            weights[f"{name}.weight"] = (weights[f"{name}.weight"].float() + added_weight(layer)).to(dtype)
     return weights
 
 
 def plain_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor | None]]:
-    """Each weight but the adapters' own: its name in a plain model, itself, and what adapters add to it."""
-    layers = adapted_layers(model)
+    """Each weight but the adapters' own and quantized ones: its name in a plain model, itself, what adapters add."""
+    layers, quantized = adapted_layers(model), quantized_names(model)
     own = {id(weight) for layer in layers.values() for weight in adapter_weights(layer)}
     for name, weight in model.named_parameters():
-        if id(weight) in own:
+        if id(weight) in own or name in quantized:
             continue
         layer = layers.get(name.removesuffix(".base_layer.weight")) if name.endswith(".base_layer.weight") else None
         yield name.replace(".base_layer.", "."), weight, None if layer is None else added_weight(layer)
+
+
+def quantized_weights(model: nn.Module) -> Iterator[tuple[NF4Linear, Tensor | None]]:
+    """Each quantized layer, and what its adapter adds."""
+    layers = adapted_layers(model)
+    for name, quantized in nf4_layers(model):
+        layer = layers.get(name.removesuffix(".base_layer"))
+        yield quantized, None if layer is None else added_weight(layer)
 
 
 def adapter_weights(layer: Any) -> list[nn.Parameter]:
