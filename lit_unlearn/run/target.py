@@ -54,7 +54,7 @@ def finetune_models(begun: Start, finetune: FinetuneConfig, directory: Path) -> 
 def _finetune(begun: Start, finetune: FinetuneConfig, kind: str, path: Path) -> None:
     config = begun.config
     L.seed_everything(config.seed, verbose=False)
-    model, tokenizer = load_model(config.model, corpus(config, begun.benchmark))
+    model, tokenizer = load_model(config.model, corpus(config, begun.benchmark), config.strategy.cuts_weights)
     hold_weights(model, finetune.optim.name)
     data = UnlearnData({Role.retain: begun.study.finetuning[kind]}, finetune.batch_size, config.seed)
     module = UnlearnModule(ScoringEngine(model, config.model.logits_mib), finetuning_terms(), finetune.optim)

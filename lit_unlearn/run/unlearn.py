@@ -93,7 +93,8 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     retain_model = config.evaluation.retain_model
     if config.finetune:
         made = finetune_models(begun, config.finetune, run_dir / "finetune")
-        policy, retain_model = load_pretrained(str(made["target"]), config.model)[0], str(made["retain"])
+        policy = load_pretrained(str(made["target"]), config.model, config.strategy.cuts_weights)[0]
+        retain_model = str(made["retain"])
     else:
         policy = begun.take_policy()
 

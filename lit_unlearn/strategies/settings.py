@@ -25,6 +25,11 @@ class StrategyConfig:
     persistent_below: int = 100_000
     """Under ``zero3``, weights of fewer elements stay whole on every rank."""
 
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether no process needs to hold a whole model."""
+        return self.name in ("zero3", "fsdp2")
+
     def __post_init__(self) -> None:
         if self.persistent_below < 0:
             raise ValueError(f"strategy.persistent_below={self.persistent_below} must not be negative")

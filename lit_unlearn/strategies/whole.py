@@ -11,6 +11,8 @@ from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lit_unlearn.engine.scoring import ScoringEngine
+
 
 class Sharded(ABC):
     """A strategy whose weights lie in pieces between the steps."""
@@ -18,6 +20,17 @@ class Sharded(ABC):
     @abstractmethod
     def whole(self, models: Sequence[nn.Module]) -> AbstractContextManager[None]:
         """Every rank holds all weights of ``models`` for the body, and may run them as often as it likes."""
+
+    @abstractmethod
+    def cut(self, engine: ScoringEngine) -> None:
+        """Leave on this rank its pieces of the weights; of those that are in their files still, only the memory.
+
+        What has its weights may be left to be cut later.
+        """
+
+    @abstractmethod
+    def begin(self, weight: nn.Parameter) -> int:
+        """Where in the flattened weight begins what ``own_part`` finds of it."""
 
     @abstractmethod
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
@@ -72,4 +85,4 @@ def own_part(weight: Tensor) -> Tensor:
     """What of a weight lies on this rank; without a gradient."""
     if isinstance(weight, DTensor):
         return weight.to_local().detach()
-    return getattr(weight, "ds_tensor", weight).detach()  # where ZeRO-3 keeps it
+    return getattr(weight, "ds_tensor", weight).detach()  # where ZeRO-3 keeps it, filled up at the end

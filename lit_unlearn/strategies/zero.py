@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.models.streamed.skeleton import give_weights, is_skeleton
 from lit_unlearn.parallel import gather_by_key, rank
 from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
 from lit_unlearn.strategies.settings import StrategyConfig
@@ -93,6 +94,36 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     def model_sharded_context(self) -> Iterator[None]:
         """Models come whole and are cut by ``setup``: Lightning's context breaks their positions' frequencies."""
         yield
+
+    def cut(self, engine: ScoringEngine) -> None:
+        """Weights that are there are left to ``setup``, which cuts one after the other."""
+        if not self.zero_stage_3 or not is_skeleton(engine):
+            return
+        from deepspeed.runtime.zero import Init
+
+        self._init_config_if_needed()
+        assert isinstance(self.config, dict)
+        self.config.setdefault("train_micro_batch_size_per_gpu", 1)  # as Lightning will
+        cutter = Init(remote_device=self.remote_device, config_dict_or_path=self.config)
+        low = self.precision_plugin.precision == "bf16-mixed"  # then DeepSpeed holds bf16
+
+        def pieces(weight: nn.Parameter) -> nn.Parameter:
+            dtype = torch.bfloat16 if low else weight.dtype
+            data = torch.empty(weight.shape, dtype=dtype, device=self.root_device)
+            made = nn.Parameter(data, weight.requires_grad)
+            cutter._convert_to_deepspeed_param(made)
+            made.partition()  # type: ignore[attr-defined]
+            made.ds_tensor.zero_()  # type: ignore[attr-defined]  # what fills it up is in every norm
+            return made
+
+        there = [weight for weight in engine.parameters() if not weight.is_meta]
+        give_weights(engine, pieces)
+        for weight in there:  # fresh adapters
+            weight.data = weight.data.bfloat16() if low else weight.data
+        cutter._convert_to_zero_parameters(there)
+
+    def begin(self, weight: nn.Parameter) -> int:
+        return self.global_rank * weight.ds_tensor.ds_numel  # type: ignore[attr-defined]
 
     @contextmanager
     def whole(self, models: Sequence[nn.Module]) -> Iterator[None]:
