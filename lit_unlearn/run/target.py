@@ -15,13 +15,12 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
-from lit_unlearn.recording.saved_model import save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.early.start import Start, start
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import KINDS, corpus, finetuning_terms
-from lit_unlearn.strategies.whole import consolidate
+from lit_unlearn.strategies.saving import save_trained
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_trainer, release
@@ -64,8 +63,6 @@ def _finetune(begun: Start, finetune: FinetuneConfig, kind: str, path: Path) -> 
     loggers = build_loggers(config, directory, f"finetune_{kind}")
     trainer = build_trainer(trainer_config, config.strategy, directory, callbacks, loggers, module.learns_partly)
     trainer.fit(module, data)
-    consolidate(trainer.strategy, model)
-    if trainer.is_global_zero:
-        save_model(model, tokenizer, path)
+    save_trained(trainer.strategy, model, tokenizer, path)
     close_wandb(loggers)
     trainer.strategy.barrier()

@@ -17,7 +17,7 @@ from lit_unlearn.display.screen import display, phase
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.checkpoints import last_checkpoint
-from lit_unlearn.recording.saved_model import Export, save_model
+from lit_unlearn.recording.saved_model import Export
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
 from lit_unlearn.run.early.start import Start, start
@@ -26,7 +26,8 @@ from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
 from lit_unlearn.run.resume import is_finished
 from lit_unlearn.run.target import finetune_models
-from lit_unlearn.strategies.whole import Sharded, consolidate
+from lit_unlearn.strategies.saving import save_trained
+from lit_unlearn.strategies.whole import Sharded
 from lit_unlearn.training.trainer import build_trainer, release
 
 
@@ -105,13 +106,12 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
     trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
-    consolidate(trainer.strategy, policy)
 
     results = None
-    if trainer.is_global_zero:
-        with phase(SAVING):
-            export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
-            save_model(policy, begun.tokenizer, run_dir / "model", export)
+    with phase(SAVING):
+        export = Export(export_dtype(config, policy), config.export.form, begun.study.evaluator.encoder.end.stops)
+        save_trained(trainer.strategy, policy, begun.tokenizer, run_dir / "model", export)
+        if trainer.is_global_zero:
             page.show(loggers)
             results = write_results(run_dir, evaluation.numbers, loggers, evaluation.rounding)
             close_wandb(loggers)

@@ -60,14 +60,11 @@ def places(model: PreTrainedModel) -> tuple[dict[str, Place], str | None]:
     for file in weight_files(model.name_or_path):
         with safe_open(file, "pt") as opened:
             by_key |= {key: Place(file, key, tuple(opened.get_slice(key).get_shape())) for key in sorted(opened.keys())}
-    transforms = get_model_conversion_mapping(model)
-    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
-    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
     known = {plain(name): weight for name, weight in model.named_parameters(remove_duplicate=False)}
     found: dict[str, Place] = {}
-    for key, place in by_key.items():
-        name, fused = rename_source_key(key, renamings, converters, model.base_model_prefix, known)  # type: ignore[arg-type]
-        if fused is not None:
+    for key, name in _as_loaded(model, known, by_key):
+        place = by_key[key]
+        if name is None:
             return {}, f"{key} is another tensor in the model than in the files"
         if name in known and name in found:
             return {}, f"{key} and {found[name].key} are one weight"
@@ -79,6 +76,24 @@ def places(model: PreTrainedModel) -> tuple[dict[str, Place], str | None]:
         if there:
             found |= dict.fromkeys(names, found[there[0]])
     return {name: place for name, place in found.items() if name in known}, None
+
+
+def reads_back(model: PreTrainedModel) -> bool:
+    """Whether files that hold the weights by their plain names are loaded as they are."""
+    known = {plain(name): weight for name, weight in model.named_parameters(remove_duplicate=False)}
+    return all(name == key for key, name in _as_loaded(model, known, known))
+
+
+def _as_loaded(
+    model: PreTrainedModel, known: Mapping[str, nn.Parameter], keys: Iterable[str]
+) -> Iterator[tuple[str, str | None]]:
+    """Each key of a file and the name that transformers gives it; None where it makes another tensor of it."""
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+    for key in keys:
+        name, fused = rename_source_key(key, renamings, converters, model.base_model_prefix, dict(known))
+        yield key, None if fused is not None else name
 
 
 def opened_in_order(wanted: Mapping[str, Place]) -> Iterator[tuple[str, Stored]]:
