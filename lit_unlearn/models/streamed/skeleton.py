@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from accelerate import init_empty_weights
@@ -45,6 +46,26 @@ def give_weights(root: nn.Module, make: Callable[[nn.Parameter], nn.Parameter]) 
                 if weight not in made:
                     made[weight] = make(weight)
                 module._parameters[name] = made[weight]
+
+
+@contextmanager
+def as_if_there(model: nn.Module) -> Iterator[None]:
+    """For the body, weights on the meta device are on the CPU, of one number that takes no memory."""
+    away: dict[nn.Parameter, nn.Parameter] = {}
+
+    def number(weight: nn.Parameter) -> nn.Parameter:
+        made = nn.Parameter(torch.zeros((), dtype=weight.dtype).expand(weight.shape), weight.requires_grad)
+        away[made] = weight
+        return made
+
+    give_weights(model, number)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                if weight in away:
+                    module._parameters[name] = away[weight].requires_grad_(weight.requires_grad)
 
 
 def small_twin(model: PreTrainedModel) -> PreTrainedModel:
