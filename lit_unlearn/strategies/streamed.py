@@ -14,8 +14,10 @@ from lit_unlearn.models.streamed.source import Place, opened_in_order, places, p
 from lit_unlearn.parallel import all_reduce_sum, rank, world_size
 from lit_unlearn.strategies.whole import Sharded, own_part
 
-_PART = 2**22
+_PART = 2**18
 """Elements of a weight that are added up at once."""
+_READ = 2**24
+"""Elements that are read of a file at once."""
 _TOLERANCE = 1e-9
 """Of sums in another order, relative to what they could be at most."""
 
@@ -65,8 +67,8 @@ def _check(strategy: Sharded, weights: Mapping[str, nn.Parameter], at: Mapping[s
     mine = {name: at[name] for name in order[rank() :: world_size()]}
     for name, stored in opened_in_order(mine):
         count, total = at[name].count, sums[1, order.index(name)]
-        for first in range(0, count, _PART):
-            part = stored.part(first, min(first + _PART, count)).to(weights[name].dtype)  # in which it is held
+        for first in range(0, count, _READ):
+            part = stored.part(first, min(first + _READ, count)).to(weights[name].dtype)  # in which it is held
             total += _sums(part, first, count).to(device)
     held, known = all_reduce_sum(sums).cpu().unbind()
     for name, ours, theirs in zip(order, held, known, strict=True):
@@ -80,8 +82,10 @@ def _check(strategy: Sharded, weights: Mapping[str, nn.Parameter], at: Mapping[s
 def _sums(flat: Tensor, begin: int, count: int) -> Tensor:
     """[3] float64; ``flat`` stands at ``begin`` of ``count`` elements."""
     total = torch.zeros(3, dtype=torch.float64, device=flat.device)
+    ramp = torch.arange(min(_PART, len(flat)), dtype=torch.float64, device=flat.device)
     for first in range(0, len(flat), _PART):
         part = flat[first : first + _PART].double()
-        at = torch.arange(begin + first, begin + first + len(part), dtype=torch.float64, device=flat.device) / count
-        total += torch.stack([part.sum(), part.square().sum(), (part * at).sum()])
+        whole = part.sum()
+        at = part.dot(ramp[: len(part)]) + (begin + first) * whole
+        total += torch.stack([whole, part.dot(part), at / count])
     return total

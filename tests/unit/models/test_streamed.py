@@ -53,14 +53,19 @@ def test_what_is_left_in_its_files_is_what_would_be_loaded(tied, dtype, tokenize
     path = saved(llama(tied).to(dtype), tokenizer, tmp_path)
     assert len(list(tmp_path.glob("*.safetensors"))) > 3
     whole, empty = (load_pretrained(path, ModelConfig(), streamed)[0] for streamed in (False, True))
-    assert is_skeleton(empty) and not is_skeleton(whole)
-    assert empty.config.to_dict() == whole.config.to_dict() and empty.training == whole.training
+    assert is_skeleton(empty)
+    assert not is_skeleton(whole)
+    assert empty.config.to_dict() == whole.config.to_dict()
+    assert empty.training == whole.training
     assert empty.generation_config.to_dict() == whole.generation_config.to_dict()  # type: ignore[union-attr]
     for (name, one), (other_name, other) in zip(whole.named_buffers(), empty.named_buffers(), strict=True):
-        assert name == other_name and torch.equal(one, other) and one.dtype == other.dtype
+        assert name == other_name
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
     assert model_digest(empty) == model_digest(whole)
     weights, at = dict(whole.named_parameters(remove_duplicate=False)), places(empty)[0]
-    assert at.keys() == weights.keys() and reads_back(empty)
+    assert at.keys() == weights.keys()
+    assert reads_back(empty)
     for name, stored in opened_in_order(at):
         expected = weights[name].detach().flatten()
         for begin, end in ((0, len(expected)), (3, len(expected) - 5), (len(expected), len(expected))):
@@ -85,8 +90,11 @@ def test_a_narrow_model_of_its_kind_stands_in(tokenizer, tmp_path):
     empty, _ = load_pretrained(path, ModelConfig(gradient_checkpointing="full"), True)
     actor = stand_in(empty, ModelConfig(gradient_checkpointing="full"))
     assert torch.equal(before, torch.get_rng_state())
-    assert not is_skeleton(actor) and actor.is_gradient_checkpointing and empty.is_gradient_checkpointing
-    assert len(actor.model.layers) == 2 and actor.config.vocab_size == 163  # type: ignore[union-attr]
+    assert not is_skeleton(actor)
+    assert actor.is_gradient_checkpointing
+    assert empty.is_gradient_checkpointing
+    assert len(actor.model.layers) == 2
+    assert actor.config.vocab_size == 163
     assert actor.config._attn_implementation == empty.config._attn_implementation == "lit_unlearn"
 
 
@@ -96,7 +104,7 @@ def test_files_without_a_weight_are_refused_by_its_name(tokenizer, tmp_path):
     weights = load_file(file)
     del weights[min(weights)]
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(UserError, match="the files lack 1 of the weights that its config.json asks for, "):
+    with pytest.raises(UserError, match=r"the files lack 1 of the weights that its config.json asks for, "):
         load_pretrained(path, ModelConfig(), True)
 
 
