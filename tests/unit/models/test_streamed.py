@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from lit_unlearn.models.streamed.skeleton import is_skeleton
 from lit_unlearn.models.streamed.source import opened_in_order, places, reads_back
 from lit_unlearn.reference.store import model_digest
 
-SMALL = {"vocab_size": 163, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL: dict[str, Any] = {"vocab_size": 163, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def llama(tied: bool) -> PreTrainedModel:
