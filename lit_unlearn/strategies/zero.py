@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.streamed.skeleton import give_weights, is_skeleton
 from lit_unlearn.parallel import gather_by_key, rank
 from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
+from lit_unlearn.strategies.precision import ZeroPrecision
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.whole import Sharded
 
@@ -37,7 +37,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
             stage=stage,
             offload_optimizer=config.offload != "none",
             offload_parameters=config.offload == "parameters",
-            precision_plugin=_Precision(precision, backend),  # type: ignore[arg-type]
+            precision_plugin=ZeroPrecision(precision, backend),  # type: ignore[arg-type]
             exclude_frozen_parameters=True,
             process_group_backend=backend,
             timeout=timeout,
@@ -207,24 +207,6 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     @property
     def _on_cpu(self) -> bool:
         return isinstance(self.accelerator, CPUAccelerator)
-
-
-class _Precision(DeepSpeedPrecision):
-    """Leaves a batch as it is, for log-probs of the reference would be rounded to bf16. Models are read under autocast,
-    as by other strategies, since some are read before DeepSpeed has cast them."""
-
-    def __init__(self, precision: Any, backend: str) -> None:
-        super().__init__(precision)
-        self.device_type = "cuda" if backend == "nccl" else "cpu"
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-    def forward_context(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
-
-    def train_step_context(self) -> AbstractContextManager[Any]:
-        return nullcontext()  # the weights are bf16 then
 
 
 def _load(path: str, map_location: Any = None) -> Any:
