@@ -19,6 +19,7 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.engine.states import scores_of
 from lit_unlearn.errors import UserError
 from lit_unlearn.halving import Halving
+from lit_unlearn.models.streamed.source import fill_whole
 from lit_unlearn.parallel import broadcast_object, rank, world_size
 from lit_unlearn.reference.store import ReferenceStore, model_digest, store_key, stored_tensors, write_part
 from lit_unlearn.training.module import UnlearnModule
@@ -44,6 +45,8 @@ class ReferenceCache(L.Callback):
         self.start = model_digest(start.model)
         full = any(ask.logps and ask != LOGPS for ask in self.asks.values())
         self.head = Head.of(start.model).frozen() if full else None
+        if self.head is not None:
+            fill_whole(self.head.shell, start.model)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)

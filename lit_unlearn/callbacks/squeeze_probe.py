@@ -20,6 +20,7 @@ from lit_unlearn.engine.answers import score_answers
 from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.generation.generate import Prompt, Sampling, beam_search, generate
+from lit_unlearn.models.streamed.skeleton import is_skeleton
 from lit_unlearn.parallel import broadcast_object, rank
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.types import Ask, Role
@@ -67,16 +68,26 @@ class SqueezeProbe(L.Callback):
         self.start: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """The last hook in which the policy is the original model in a resumed run too."""
+        """The last hook in which the policy is the original model in a resumed run too, if its weights are there."""
         assert isinstance(pl_module, UnlearnModule)
+        if is_skeleton(pl_module):
+            return
         pl_module.to(trainer.strategy.root_device)  # Lightning's own move comes later
-        with trainer.precision_plugin.forward_context(), phase(DRAWING):
+        with trainer.precision_plugin.forward_context():
+            self._begin(pl_module.engine)
+
+    def _begin(self, engine: ScoringEngine) -> None:
+        with phase(DRAWING):
             for watched in self.watched:
-                drawn = self._draw_bands(pl_module.engine, watched) if rank() == 0 else {}  # no collectives inside
+                drawn = self._draw_bands(engine, watched) if rank() == 0 else {}  # no collectives inside
                 watched.bands = broadcast_object(drawn)
-            self.start = self.measure(pl_module.engine)
+            self.start = self.measure(engine)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, UnlearnModule)
+        if not self.start:  # the weights were read only now, and of what cuts them no checkpoint is loaded yet
+            with pl_module.reading():
+                self._begin(pl_module.engine)
         if trainer.ckpt_path is None:
             self._log(pl_module, self.start)
 

@@ -55,6 +55,12 @@ def can_pack(model: PreTrainedModel) -> bool:
     return False
 
 
+def follow(model: PreTrainedModel, tried: PreTrainedModel) -> None:
+    """Run ``model``, whose weights are not there, as ``can_pack`` found right for one of its kind."""
+    if not can_pack(tried) or not take_part(model):
+        _refused[model] = model.config.get_text_config()._attn_implementation or "eager"
+
+
 def _tried(model: PreTrainedModel, pack: bool) -> str | None:
     """What is wrong, in words; None where nothing is."""
     fault: str | None = None

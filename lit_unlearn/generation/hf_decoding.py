@@ -24,6 +24,7 @@ def hf_decode(
             max_new_tokens=max_new_tokens,
             eos_token_id=list(stop_ids),
             pad_token_id=stop_ids[0],
+            synced_gpus=False,  # the weights are whole, and other ranks may be asked nothing
             logits_processor=LogitsProcessorList([_Drawn(draw)]),
         )
     assert isinstance(output, Tensor)
@@ -43,6 +44,7 @@ def hf_beams(
             num_return_sequences=num_beams,
             eos_token_id=list(stop_ids),
             pad_token_id=stop_ids[0],
+            synced_gpus=False,  # the weights are whole, and other ranks may be asked nothing
         )
     assert isinstance(output, Tensor)
     return output[:, len(prompt) :].tolist()

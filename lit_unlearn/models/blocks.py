@@ -11,10 +11,20 @@ from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint
 from transformers import PreTrainedModel
 
 from lit_unlearn.engine.body import decoder_blocks
-from lit_unlearn.models.settings import Checkpointing
+from lit_unlearn.models.dropout import dropout_off
+from lit_unlearn.models.settings import Checkpointing, ModelConfig
 
 _KEPT = ("mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product", "flash_attn")
 """Beginnings of the names of the operations that selective checkpointing does not repeat."""
+
+
+def equip(model: PreTrainedModel, config: ModelConfig) -> None:
+    """What ``config`` asks of a model that is trained; its weights may not be there yet."""
+    if config.dropout == "none":
+        dropout_off(model)
+    checkpoint_blocks(model, config.gradient_checkpointing)
+    if config.compile:
+        compile_blocks(model)
 
 
 def checkpoint_blocks(model: PreTrainedModel, checkpointing: Checkpointing) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
+
+from lit_unlearn.errors import UserError
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -22,7 +24,7 @@ class StartFiles:
         self.prefix = f"{model.base_model_prefix}."
         path = model.name_or_path
         self._files: dict[str, Path] = {}
-        for file in _weight_files(path) if path else []:
+        for file in weight_files(path) if path else []:
             with safe_open(file, "pt") as opened:
                 self._files |= dict.fromkeys(opened.keys(), file)
 
@@ -49,7 +51,7 @@ def stored_dtype(model: PreTrainedModel, trust_remote_code: bool) -> torch.dtype
     config = AutoConfig.from_pretrained(model.name_or_path, trust_remote_code=trust_remote_code)
     dtype = config.dtype or config.get_text_config().dtype
     if dtype is None:
-        with safe_open(_weight_files(model.name_or_path)[0], "pt") as opened:
+        with safe_open(weight_files(model.name_or_path)[0], "pt") as opened:
             dtype = opened.get_tensor(next(iter(opened.keys()))).dtype
     return dtype if dtype in (torch.float32, torch.bfloat16, torch.float16) else torch.float32
 
@@ -65,7 +67,17 @@ def in_dtype(state_dict: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, 
     }
 
 
-def _weight_files(path: str) -> list[Path]:
+def refuse_unfit(path: str, missing: Collection[str], mismatched: Collection[str]) -> None:
+    """Raises UserError for weights in whose place random numbers would be."""
+    for fault, names in (("lack", missing), ("have another shape for", mismatched)):
+        if names:
+            raise UserError(
+                f"model {path}: the files {fault} {len(names)} of the weights that its config.json asks for, "
+                f"{min(names)} among them; take both from one copy of the model"
+            )
+
+
+def weight_files(path: str) -> list[Path]:
     """Those of a directory, or of the Hub's cache, which held them when the model was loaded."""
     if Path(path).is_dir():
         return sorted(Path(path).glob("*.safetensors"))

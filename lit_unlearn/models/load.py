@@ -24,17 +24,22 @@ from transformers import (
 
 from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.errors import UserError
-from lit_unlearn.models.blocks import checkpoint_blocks, compile_blocks
-from lit_unlearn.models.dropout import dropout_off
+from lit_unlearn.models.blocks import equip
+from lit_unlearn.models.files import refuse_unfit
 from lit_unlearn.models.settings import ModelConfig, TinyConfig
 from lit_unlearn.models.smollm2 import smollm2_directory
+from lit_unlearn.models.streamed.empty import empty_model
 from lit_unlearn.models.tiny import END, PAD, train_tokenizer
 
 log = logging.getLogger(__name__)
 
 
-def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(
+    config: ModelConfig, corpus: Iterable[str], streamed: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Float32 weights and the tokenizer; ``corpus`` trains the tokenizer of a ``tiny`` model.
+
+    ``streamed``: as of ``load_pretrained``.
 
     Weights are float32 whatever the compute precision: at learning rates of 1e-5 most of an update would round
     away in bf16 weights.
@@ -43,24 +48,33 @@ def load_model(config: ModelConfig, corpus: Iterable[str]) -> tuple[PreTrainedMo
         UserError: no such model, no safetensors, or a head this engine cannot score.
     """
     if config.path is not None:
-        return load_pretrained(config.path, config)
+        return load_pretrained(config.path, config, streamed)
     if config.name == "smollm2":
-        return load_pretrained(str(smollm2_directory()), config)
+        return load_pretrained(str(smollm2_directory()), config, streamed)
     if config.name == "tiny":
         tokenizer = train_tokenizer(corpus, config.tiny.vocab_size)
         return _prepare(_random_llama(config.tiny, tokenizer, config.attention), config), tokenizer
     raise UserError("model.path is not set; give a directory or a Hub id, or choose model.name=tiny or smollm2")
 
 
-def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A saved model, whichever ``config.name`` says."""
+def load_pretrained(
+    path: str, config: ModelConfig, streamed: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A saved model, whichever ``config.name`` says.
+
+    ``streamed``: its weights stay in their files until a strategy has cut it, where they can be read piece by piece.
+    """
     found = check_path(path, config.trust_remote_code)
     tokenizer = load_tokenizer(path, config)
+    attention = _attention(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None), config)
+    empty = empty_model(path, found, config, attention) if streamed else None
+    if empty is not None:
+        return empty, tokenizer
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=torch.float32,
-            attn_implementation=_attention(MODEL_FOR_CAUSAL_LM_MAPPING.get(type(found), None), config),
+            attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=config.trust_remote_code,
             ignore_mismatched_sizes=True,
@@ -70,13 +84,8 @@ def load_pretrained(path: str, config: ModelConfig) -> tuple[PreTrainedModel, Pr
         hint = "" if config.attention == "sdpa" else f"; model.attention={config.attention} was asked for"
         raise UserError(f"model {path} cannot be read ({type(error).__name__}: {_first_line(error)}){hint}") from error
     model, report = loaded
-    for fault, names in (("lack", report["missing_keys"]), ("have another shape for", report["mismatched_keys"])):
-        if names:  # random numbers have taken their place
-            first = min(name if isinstance(name, str) else name[0] for name in names)
-            raise UserError(
-                f"model {path}: the files {fault} {len(names)} of the weights that its config.json asks for, {first} "
-                "among them; take both from one copy of the model"
-            )
+    mismatched = [name if isinstance(name, str) else name[0] for name in report["mismatched_keys"]]
+    refuse_unfit(path, report["missing_keys"], mismatched)
     return _prepare(model, config), tokenizer
 
 
@@ -187,11 +196,7 @@ def _tiny_llama(tiny: TinyConfig, tokenizer: PreTrainedTokenizerBase, attention:
 
 def _prepare(model: PreTrainedModel, config: ModelConfig) -> PreTrainedModel:
     can_pack(model)  # refuses, before anything is written, what cannot be scored
-    if config.dropout == "none":
-        dropout_off(model)
-    checkpoint_blocks(model, config.gradient_checkpointing)
-    if config.compile:
-        compile_blocks(model)
+    equip(model, config)
     return model
 
 

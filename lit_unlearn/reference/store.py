@@ -24,18 +24,29 @@ from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.states import States, kept_positions, no_positions, row_weights
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.adapters.lora import merged_weights
+from lit_unlearn.models.streamed.source import mapped, plain
 from lit_unlearn.types import IGNORE_INDEX, LOGPS, Ask, Role, Rows
 
+_PART = 2**24
+"""Elements of a weight that are looked at once."""
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version", "use_cache")
 
 
 def model_digest(model: PreTrainedModel) -> str:
-    """Of the config and every weight, by name, adapters folded in; about a second a GB."""
+    """Of the config and every weight, by name, adapters folded in; about a second a GB.
+
+    A model without its weights is as in its files, and its adapters are new: they add nothing.
+    """
     config = {key: value for key, value in model.config.to_dict().items() if key not in _NOT_OF_THE_MODEL}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(merged_weights(model).items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)  # one may have no dimension
+    named = model.named_parameters(remove_duplicate=False)
+    empty = {plain(name): weight.dtype for name, weight in named if weight.is_meta}
+    weights = mapped(model, sorted(empty)) if empty else sorted(merged_weights(model).items())
+    for name, tensor in weights:
+        dtype = empty.get(name, tensor.dtype)
+        digest.update(f"{name} {dtype} {tuple(tensor.shape)}".encode())
+        for part in tensor.detach().reshape(-1).split(_PART):  # one may have no dimension
+            digest.update(part.cpu().to(dtype).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -26,6 +26,7 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.data.beliefs import BeliefStore
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.engine.trial import follow
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.choice.rule import DISRUPTION
@@ -67,7 +68,11 @@ def assemble(
     data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
     hold_weights(policy, config.optim.name)
     quantize_base(policy, config.model.lora)
-    reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
+    reference = None
+    if study.plan.resident:
+        start = copy.deepcopy(policy)
+        follow(start, policy)
+        reference = ScoringEngine(start, config.model.logits_mib)
     if config.model.lora is not None:
         add_adapters(policy, config.model.lora)
     freeze_others(policy, config.optim.trainable)

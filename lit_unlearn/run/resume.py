@@ -20,6 +20,8 @@ from lit_unlearn.config.files import read_yaml
 from lit_unlearn.config.schema import Config
 from lit_unlearn.errors import UserError
 from lit_unlearn.files import write_json, write_text
+from lit_unlearn.models.streamed.skeleton import is_skeleton
+from lit_unlearn.models.streamed.source import mapped
 from lit_unlearn.recording.environment import HIDDEN, environment, without_secrets
 from lit_unlearn.recording.outputs import was_started
 from lit_unlearn.run.prepare import Study
@@ -143,7 +145,9 @@ def inputs_of(study: Study, policy: PreTrainedModel) -> dict[str, str]:
     )
     weights = (
         (name, tensor.shape, tensor.detach().flatten()[:: max(1, tensor.numel() // _SAMPLED)].float().tolist())
-        for name, tensor in policy.state_dict().items()
+        for name, tensor in (
+            mapped(policy, policy.state_dict()) if is_skeleton(policy) else policy.state_dict().items()
+        )
     )
     return {"rows": _digest(rows), "probes": _digest(probes), "model": _digest(weights)}
 

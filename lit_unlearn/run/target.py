@@ -16,13 +16,12 @@ from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.display.screen import display
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.models.load import load_model
-from lit_unlearn.recording.export.saved_model import save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.early.start import Start, start
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import finetuning_title, missing_models, plan_finetuning
 from lit_unlearn.run.prepare import KINDS, corpus, finetuning_terms
-from lit_unlearn.strategies.whole import consolidate
+from lit_unlearn.strategies.saving import save_trained
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.optimizers import hold_weights
 from lit_unlearn.training.trainer import build_trainer, fit, release
@@ -55,7 +54,7 @@ def finetune_models(begun: Start, finetune: FinetuneConfig, directory: Path) -> 
 def _finetune(begun: Start, finetune: FinetuneConfig, kind: str, path: Path) -> None:
     config = begun.config
     L.seed_everything(config.seed, verbose=False)
-    model, tokenizer = load_model(config.model, corpus(config, begun.benchmark))
+    model, tokenizer = load_model(config.model, corpus(config, begun.benchmark), config.strategy.cuts_weights)
     hold_weights(model, finetune.optim.name)
     data = UnlearnData({Role.retain: begun.study.finetuning[kind]}, finetune.batch_size, config.seed)
     module = UnlearnModule(ScoringEngine(model, config.model.logits_mib), finetuning_terms(), finetune.optim)
@@ -66,9 +65,8 @@ def _finetune(begun: Start, finetune: FinetuneConfig, kind: str, path: Path) -> 
     loggers = build_loggers(config, directory, f"finetune_{kind}")
     trainer = build_trainer(trainer_config, config.strategy, directory, callbacks, loggers, module.learns_partly)
     fit(trainer, module, data, directory)
-    consolidate(trainer.strategy, model)
+    save_trained(trainer.strategy, model, tokenizer, path)
     if trainer.is_global_zero:
-        save_model(model, tokenizer, path)
         shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     close_wandb(loggers)
     trainer.strategy.barrier()

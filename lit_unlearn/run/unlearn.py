@@ -18,7 +18,7 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.export.hub import push
-from lit_unlearn.recording.export.saved_model import Export, save_model
+from lit_unlearn.recording.export.saved_model import Export
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
 from lit_unlearn.run.early.start import Start, start
@@ -28,7 +28,8 @@ from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
 from lit_unlearn.run.resume import is_finished
 from lit_unlearn.run.target import finetune_models
-from lit_unlearn.strategies.whole import Sharded, consolidate
+from lit_unlearn.strategies.saving import save_trained
+from lit_unlearn.strategies.whole import Sharded
 from lit_unlearn.training.trainer import build_trainer, fit, release
 
 
@@ -104,7 +105,8 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     retain_model = config.evaluation.retain_model
     if config.finetune:
         made = finetune_models(begun, config.finetune, run_dir / "finetune")
-        policy, retain_model = load_pretrained(str(made["target"]), config.model)[0], str(made["retain"])
+        policy = load_pretrained(str(made["target"]), config.model, config.strategy.cuts_weights)[0]
+        retain_model = str(made["retain"])
     else:
         policy = begun.take_policy()
 
@@ -116,15 +118,14 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
     fit(trainer, module, data, run_dir)
     evaluation.finish(trainer, module)
-    consolidate(trainer.strategy, policy)
 
     results = None
-    if trainer.is_global_zero:
-        with phase(SAVING):
-            card = card_of(begun.study, kind, evaluation.numbers, evaluation.rounding)
-            stops = begun.study.evaluator.encoder.end.stops
-            export = Export(export_dtype(config, policy), config.export.form, stops, card)
-            save_model(policy, begun.tokenizer, run_dir / "model", export)
+    with phase(SAVING):
+        card = card_of(begun.study, kind, evaluation.numbers, evaluation.rounding)
+        stops = begun.study.evaluator.encoder.end.stops
+        export = Export(export_dtype(config, policy), config.export.form, stops, card)
+        save_trained(trainer.strategy, policy, begun.tokenizer, run_dir / "model", export)
+        if trainer.is_global_zero:
             page.show(loggers)
             results = write_results(run_dir, evaluation, loggers)
             if evaluation.choice is not None:

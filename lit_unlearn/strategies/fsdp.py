@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
+from math import prod
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lit_unlearn.engine.body import decoder_blocks
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.models.streamed.skeleton import give_weights
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.whole import Sharded
 
@@ -29,6 +32,27 @@ class Fsdp2Strategy(Sharded, ModelParallelStrategy):
     def is_cut(self) -> bool:
         assert self.lightning_module is not None
         return any(isinstance(module, FSDPModule) for module in self.lightning_module.modules())
+
+    def cut(self, engine: ScoringEngine) -> None:
+        """The blocks one by one, then the engine, whose forward is the one that is called.
+
+        Under low precision bf16 is gathered and computed in, and gradients are reduced in float32.
+        """
+        assert self.device_mesh is not None
+        mesh, low = self.device_mesh["data_parallel"], self.precision_plugin.precision != "32-true"
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low else MixedPrecisionPolicy()
+        for block in decoder_blocks(engine.model):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(engine, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        make = partial(torch.empty_like, device=self.root_device)
+        give_weights(engine, lambda weight: nn.Parameter(make(weight), weight.requires_grad))
+        engine._get_fsdp_state()._lazy_init()  # type: ignore[operator]  # else the first block that is run is the root
+        self.guard(engine)
+
+    def begin(self, weight: nn.Parameter) -> int:
+        assert isinstance(weight, DTensor)
+        mesh, row = weight.device_mesh, prod(weight.shape[1:])
+        return min(mesh.get_local_rank() * -(-len(weight) // mesh.size()), len(weight)) * row
 
     @contextmanager
     def gather(self, units: Sequence[nn.Module]) -> Iterator[None]:
@@ -65,15 +89,3 @@ class Fsdp2Strategy(Sharded, ModelParallelStrategy):
         own = weight.to_local()
         pieces = distribute_tensor(value.to(own.device), weight.device_mesh, weight.placements, src_data_rank=None)
         own.copy_(pieces.to_local())
-
-
-def shard(root: nn.Module, blocks: Sequence[nn.Module], mesh: DeviceMesh, low: bool) -> None:
-    """Cut ``blocks``, then what is left of ``root``, whose forward must be the one that is called.
-
-    ``low``: gather and compute in bf16, reduce gradients in float32.
-    """
-    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low else MixedPrecisionPolicy()
-    for block in blocks:
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(root, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-    root._get_fsdp_state()._lazy_init()  # type: ignore[operator]  # else the first block that is run becomes the root

@@ -32,6 +32,11 @@ class StrategyConfig:
     timeout_minutes: float = 60
     """How long a process waits for the others, which may evaluate or write meanwhile, before it ends."""
 
+    @property
+    def cuts_weights(self) -> bool:
+        """Whether no process needs to hold a whole model."""
+        return self.name in ("zero3", "fsdp2")
+
     def __post_init__(self) -> None:
         if not 0 < self.timeout_minutes < 10**6:
             raise ValueError(f"strategy.timeout_minutes={self.timeout_minutes} must be above 0")

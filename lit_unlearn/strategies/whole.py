@@ -38,6 +38,17 @@ class Sharded(Strategy):
         """Every rank holds the weights of blocks, and of engines what lies outside of theirs, for the body."""
 
     @abstractmethod
+    def cut(self, engine: ScoringEngine) -> None:
+        """Leave on this rank its pieces of the weights; of those that are in their files still, only the memory.
+
+        What has its weights may be left to be cut later.
+        """
+
+    @abstractmethod
+    def begin(self, weight: nn.Parameter) -> int:
+        """Where in the flattened weight begins what ``own_part`` finds of it."""
+
+    @abstractmethod
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside a step: what lies outside the blocks of ``model`` is whole for the body."""
 
@@ -175,4 +186,4 @@ def own_part(weight: Tensor) -> Tensor:
     """What of a weight lies on this rank; without a gradient."""
     if isinstance(weight, DTensor):
         return weight.to_local().detach()
-    return getattr(weight, "ds_tensor", weight).detach()  # where ZeRO-3 keeps it
+    return getattr(weight, "ds_tensor", weight).detach()  # where ZeRO-3 keeps it, filled up at the end

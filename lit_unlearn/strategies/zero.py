@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.plugins.precision import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from torch import Tensor, nn
 
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.models.streamed.skeleton import give_weights, is_skeleton
 from lit_unlearn.parallel import gather_by_key, rank
 from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
+from lit_unlearn.strategies.precision import ZeroPrecision
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.whole import Sharded, own_weights
 
@@ -37,7 +38,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
             stage=stage,
             offload_optimizer=config.offload != "none",
             offload_parameters=config.offload == "parameters",
-            precision_plugin=_Precision(precision, backend),  # type: ignore[arg-type]
+            precision_plugin=ZeroPrecision(precision, backend),  # type: ignore[arg-type]
             exclude_frozen_parameters=True,
             process_group_backend=backend,
             timeout=timeout,
@@ -99,6 +100,36 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     @property
     def is_cut(self) -> bool:
         return self.zero_stage_3 and self.model is not self.lightning_module
+
+    def cut(self, engine: ScoringEngine) -> None:
+        """Weights that are there are left to ``setup``, which cuts one after the other."""
+        if not self.zero_stage_3 or not is_skeleton(engine):
+            return
+        from deepspeed.runtime.zero import Init
+
+        self._init_config_if_needed()
+        assert isinstance(self.config, dict)
+        self.config.setdefault("train_micro_batch_size_per_gpu", 1)  # as Lightning will
+        cutter = Init(remote_device=self.remote_device, config_dict_or_path=self.config)
+        low = self.precision_plugin.precision == "bf16-mixed"  # then DeepSpeed holds bf16
+
+        def pieces(weight: nn.Parameter) -> nn.Parameter:
+            dtype = torch.bfloat16 if low else weight.dtype
+            data = torch.empty(weight.shape, dtype=dtype, device=self.root_device)
+            made = nn.Parameter(data, weight.requires_grad)
+            cutter._convert_to_deepspeed_param(made)
+            made.partition()  # type: ignore[attr-defined]
+            made.ds_tensor.zero_()  # type: ignore[attr-defined]  # what fills it up is in every norm
+            return made
+
+        there = [weight for weight in engine.parameters() if not weight.is_meta]
+        give_weights(engine, pieces)
+        for weight in there:  # fresh adapters
+            weight.data = weight.data.bfloat16() if low else weight.data
+        cutter._convert_to_zero_parameters(there)
+
+    def begin(self, weight: nn.Parameter) -> int:
+        return self.global_rank * weight.ds_tensor.ds_numel  # type: ignore[attr-defined]
 
     @contextmanager
     def gather(self, units: Sequence[nn.Module]) -> Iterator[None]:
@@ -198,24 +229,6 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     @property
     def _on_cpu(self) -> bool:
         return isinstance(self.accelerator, CPUAccelerator)
-
-
-class _Precision(DeepSpeedPrecision):
-    """Leaves a batch as it is, for log-probs of the reference would be rounded to bf16. Models are read under autocast,
-    as by other strategies, since some are read before DeepSpeed has cast them."""
-
-    def __init__(self, precision: Any, backend: str) -> None:
-        super().__init__(precision)
-        self.device_type = "cuda" if backend == "nccl" else "cpu"
-
-    def convert_input(self, data: Any) -> Any:
-        return data
-
-    def forward_context(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
-
-    def train_step_context(self) -> AbstractContextManager[Any]:
-        return nullcontext()  # the weights are bf16 then
 
 
 def _load(path: str, map_location: Any = None) -> Any:

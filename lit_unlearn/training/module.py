@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lit_unlearn.engine.body import decoder_blocks, evaluating
+from lit_unlearn.engine.body import evaluating
 from lit_unlearn.engine.scoring import ScoringEngine, Step
 from lit_unlearn.errors import NonFiniteLoss, UserError
 from lit_unlearn.models.adapters.lora import adapters_off, has_adapters
 from lit_unlearn.parallel import all_reduce_sum
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.reference.store import ReferenceStore
-from lit_unlearn.strategies.fsdp import Fsdp2Strategy, shard
+from lit_unlearn.strategies.streamed import cut
 from lit_unlearn.strategies.whole import accumulate, open_root, own_part, whole
 from lit_unlearn.strategies.zero import ZeroStrategy
 from lit_unlearn.training.batches import micro_batches
@@ -82,13 +82,9 @@ class UnlearnModule(L.LightningModule):
         return self.stops_early or towers or any("expert" in name for name in names)
 
     def configure_model(self) -> None:
-        """Under FSDP2 the engine is the root that is cut, and so is the reference."""
-        strategy = self.trainer.strategy
-        if isinstance(strategy, Fsdp2Strategy):
-            mesh, low = self.device_mesh["data_parallel"], self.trainer.precision != "32-true"  # type: ignore[index]
-            for engine in [self.engine] + ([self.reference] if self.reference is not None else []):
-                shard(engine, list(decoder_blocks(engine.model)), mesh, low)
-                strategy.guard(engine)
+        """Where weights lie in pieces the engine is a root that is cut, and so is the reference."""
+        for engine in [self.engine] + ([self.reference] if self.reference is not None else []):
+            cut(self.trainer.strategy, engine)
 
     @contextmanager
     def reading(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ from lit_unlearn.engine.body import decoder_blocks
 from lit_unlearn.errors import UserError
 from lit_unlearn.models.adapters.nf4 import NF4Linear, nf4_layers, quantized_names
 from lit_unlearn.models.settings import LoraConfig
+from lit_unlearn.models.streamed.skeleton import as_if_there
 
 
 def check_lora_installed() -> None:
@@ -41,7 +42,8 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig) -> None:
         lora_dropout=config.dropout,
         target_modules=target_names(model, config.targets),
     )
-    peft.inject_adapter_in_model(options, model)
+    with as_if_there(model):  # adapters are made where the weights are
+        peft.inject_adapter_in_model(options, model)
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # in bf16, as beside bf16 weights, their updates would round away

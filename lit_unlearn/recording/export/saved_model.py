@@ -33,7 +33,11 @@ class Export:
 
 
 def save_model(
-    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, export: Export | None = None
+    policy: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    export: Export | None = None,
+    weights: Path | None = None,
 ) -> None:
     """Save safetensors, config and tokenizer; ``directory`` holds a whole model or none. One rank calls it.
 
@@ -42,6 +46,7 @@ def save_model(
         tokenizer: saved beside the model.
         directory: replaced when it exists.
         export: a float32 model unless it says otherwise.
+        weights: a directory that holds the merged weights already, which are taken from there.
     """
     temporary = directory.with_name(f"{directory.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -53,7 +58,7 @@ def save_model(
             if generation is not None:
                 generation.save_pretrained(temporary)
         else:
-            _save_merged(policy, temporary, generation, export.dtype)
+            _save_merged(policy, temporary, generation, export.dtype, weights)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -65,14 +70,23 @@ def save_model(
 
 
 def _save_merged(
-    policy: PreTrainedModel, directory: Path, generation: GenerationConfig | None, dtype: torch.dtype
+    policy: PreTrainedModel,
+    directory: Path,
+    generation: GenerationConfig | None,
+    dtype: torch.dtype,
+    weights: Path | None,
 ) -> None:
     own = policy.generation_config
+    state_dict = in_dtype(merged_weights(policy, dtype), dtype) if weights is None else {}
     policy.generation_config = generation  # type: ignore[assignment]
     try:
-        policy.save_pretrained(directory, state_dict=in_dtype(merged_weights(policy, dtype), dtype))
+        policy.save_pretrained(directory, state_dict=state_dict)
     finally:
         policy.generation_config = own
+    if weights is not None:
+        for file in weights.iterdir():
+            file.replace(directory / file.name)
+        weights.rmdir()
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     named = str(dtype).removeprefix("torch.")
     write_json(directory / "config.json", {**config, "dtype": named})  # else it reloads in the policy's precision

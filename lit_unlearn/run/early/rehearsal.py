@@ -24,6 +24,7 @@ from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.evaluation.collect import EncodedProbe
 from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.models.streamed.empty import stand_in
 from lit_unlearn.reference.plan import ReferencePlan
 from lit_unlearn.run.assemble import assemble
 from lit_unlearn.run.early.module import Rehearsed
@@ -50,20 +51,26 @@ _CHATTY = ("lit_unlearn.callbacks", "lit_unlearn.run.assemble")
 def rehearse(study: Study, policy: PreTrainedModel, unlearns: bool = True) -> int:
     """One forward and backward of the run's first rows, then a question of each probe; the policy is left as it was.
 
-    How many parameters the run will move comes back.
+    How many parameters the run will move comes back. In the place of a model without its weights a narrow one of its
+    kind is tried, of as many blocks.
 
     Raises:
         UserError: a term, a callback, an adapter or a question fails; the message begins with its key.
     """
+    actor = stand_in(policy, study.config.model)
     with _quiet():
         finetune, moved = study.config.finetune, _is_moved(study.config)
         if finetune is not None:
-            with untouched(policy, moved), told("finetune"):
-                _finetune(study, policy, finetune)
+            with untouched(actor, moved), told("finetune"):
+                _finetune(study, actor, finetune)
         if not unlearns:
             return policy.num_parameters()
-        with untouched(policy, moved):
-            return _unlearn(study, policy)
+        with untouched(actor, moved):
+            trained = _unlearn(study, actor, actor is policy and finetune is None)
+        if actor is policy:
+            return trained
+        with untouched(policy, moved), told("putting the run together"):
+            return _trained(assemble(_small(study), policy, None, Path())[0])
 
 
 def rehearse_questions(evaluator: Evaluator, policy: PreTrainedModel, config: Config) -> None:
@@ -96,12 +103,12 @@ def _finetune(study: Study, model: PreTrainedModel, finetune: FinetuneConfig) ->
     build_rehearsal(study.config.trainer, []).fit(module, UnlearnData({Role.retain: rows}, ROWS, study.config.seed))
 
 
-def _unlearn(study: Study, policy: PreTrainedModel) -> int:
+def _unlearn(study: Study, policy: PreTrainedModel, is_trained: bool) -> int:
     small = _small(study)
     with told("putting the run together"):
         module, data, callbacks, evaluation = assemble(small, policy, None, Path(), Rehearsed)
     assert isinstance(module, Rehearsed)
-    module.is_trained = study.config.finetune is None
+    module.is_trained = is_trained
     named = zip(small.config.schedules, small.schedules, strict=True)
     places = {id(schedule): f"schedules.{name}" for name, schedule in named}
     taking_part = [callback for callback in callbacks if not isinstance(callback, Evaluation)]
@@ -115,6 +122,10 @@ def _unlearn(study: Study, policy: PreTrainedModel) -> int:
         trainer.fit(module, data)
     with told("evaluation"), module.reading():
         evaluation.evaluator.ask(module.engine, "rehearsed")
+    return _trained(module)
+
+
+def _trained(module: L.LightningModule) -> int:
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 

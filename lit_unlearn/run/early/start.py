@@ -122,7 +122,7 @@ def _read(config: Config, unlearns: bool, loaded: Loaded | None) -> Start:
     check_extras(config)
     benchmark = load_benchmark(config)
     L.seed_everything(config.seed, verbose=False)
-    policy, tokenizer = loaded or load_model(config.model, corpus(config, benchmark))
+    policy, tokenizer = loaded or load_model(config.model, corpus(config, benchmark), config.strategy.cuts_weights)
     study = prepare(config, benchmark, policy, tokenizer)
     check_limits(study, policy)
     inputs = inputs_of(study, policy)
