@@ -33,5 +33,8 @@ def build_strategy(
     if name == "fsdp2":
         return Fsdp2Strategy(world, backend, TIMEOUT)
     if name == "ddp":
-        return DDPStrategy(process_group_backend=backend, timeout=TIMEOUT, find_unused_parameters=learns_partly)
+        views = {"gradient_as_bucket_view": True}  # else every gradient is there twice
+        return DDPStrategy(
+            process_group_backend=backend, timeout=TIMEOUT, find_unused_parameters=learns_partly, **views
+        )
     return "auto"

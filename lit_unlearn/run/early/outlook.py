@@ -76,8 +76,7 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     questions = sum(len(probe.rows) for probe in study.evaluator.probes)
     often = config.evaluation.every_n_epochs
     yield "  questions", f"{questions} before and after{f', and every {often} epochs' if often else ''}"
-    share = {r: split[:: trainer.world][: config.data.micro_batch_size] for r, split in _step_rows(study).items()}
-    yield "  memory", _memory(config, model, config.optim, trained, share, study.plan.resident)
+    yield "  memory", _memory(config, model, config.optim, trained, _step_rows(study), study.plan.resident)
 
 
 def _step_rows(study: Study) -> dict[Role, list[Encoded]]:
@@ -96,23 +95,31 @@ def _step_rows(study: Study) -> dict[Role, list[Encoded]]:
 def _memory(
     config: Config, model: PreTrainedModel, optim: OptimConfig, trained: int, rows: dict[Role, list[Encoded]], two: bool
 ) -> str:
-    """By the closed form that ``python -m lit_unlearn.speed plan=true`` uses, for a Llama's proportions."""
-    trainer, name = config.trainer, chosen(config.strategy, config.trainer.world)
-    low = trainer.precision == "bf16-mixed"
+    """By the closed form that ``python -m lit_unlearn.speed plan=true`` uses, for a Llama's proportions.
+
+    ``rows``: of all ranks in one step.
+    """
+    trainer, micro = config.trainer, config.data.micro_batch_size
+    own = {role: split[:: trainer.world] for role, split in rows.items()}
+    size = micro if isinstance(micro, int) else None
     parts = step_parts(
         size_of(model),
-        "adamw_master" if low and name.startswith("zero") else optim.name,  # DeepSpeed holds bf16 weights then
-        count_tokens(rows),
+        optim.name,
+        count_tokens({role: split[:size] for role, split in own.items()}),
         trained=trained,
-        strategy=name,
+        strategy=chosen(config.strategy, trainer.world),
         num_gpus=trainer.world,
-        autocast=low,
+        offload=config.strategy.offload,
+        autocast=trainer.precision == "bf16-mixed",
         checkpointing=config.model.gradient_checkpointing == "full",
         resident=two,
+        micro=size is not None and size < max(map(len, own.values())),
         logits_mib=config.model.logits_mib,
     )
-    named = {name: value for name, value in asdict(parts).items() if value >= 5e-3}
+    gib = {name: value for name, value in asdict(parts).items() if name not in ("host", "keeps")}
+    named = {name: value for name, value in gib.items() if value >= 5e-3}
     text = f"about {parts.total:.2f} GiB a step ({', '.join(f'{name} {value:.2f}' for name, value in named.items())})"
+    text += f", on the host {parts.host:.2f}" if parts.host else ""
     if config.trainer.accelerator != "cpu" and torch.cuda.is_available():
         text += f"; the GPU has {torch.cuda.get_device_properties(0).total_memory / GIB:.1f}"
     return text
