@@ -41,13 +41,12 @@ def step_parts(
         preset: a name in ``PRESETS``, among them the values of ``optim.name``.
         tokens: of the rows that one GPU has in one forward; micro-batches lower these, and nothing else.
         trained: parameters that get a gradient; adapters are there beside the model's own. None: all.
-        strategy: as ``share`` takes it.
-        num_gpus: over which it spreads the states.
+        strategy: as ``share`` takes it, over ``num_gpus``.
         offload: ``strategy.offload``.
-        autocast: whether blocks compute in bf16, else in float32, where activations take twice as much.
+        autocast: blocks compute in bf16, else in float32, where activations take twice as much.
         checkpointing: whole blocks are computed again in the backward.
         resident: a second model is the reference, in the weights' own precision.
-        micro: a step has more forwards than one, so that gradients are there in all but the first.
+        micro: a step has more forwards, with gradients in all but the first.
         logits_mib: ``model.logits_mib``.
         plain: the field's recipe: padded rows, logits of every position of one role at a time.
     """
