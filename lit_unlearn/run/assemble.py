@@ -27,10 +27,12 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.memory.size import size_of
 from lit_unlearn.models.files import stored_dtype
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.lora import add_adapters
 from lit_unlearn.models.rounding import round_weights
+from lit_unlearn.run.early.trial import MicroBatches
 from lit_unlearn.run.plan import UNLEARNING
 from lit_unlearn.run.prepare import Study, build_encoder
 from lit_unlearn.training.module import UnlearnModule
@@ -62,6 +64,7 @@ def assemble(
         store = BeliefStore(beliefs.per_step, config.seed)
     data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
     hold_weights(policy, config.optim.name)
+    size = size_of(policy) if config.data.micro_batch_size == "auto" else None  # before adapters
     reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
     if config.model.lora is not None:
         add_adapters(policy, config.model.lora)
@@ -70,7 +73,8 @@ def assemble(
     if not engine.packs:
         name, attention = type(policy).__name__, config.model.attention
         log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
-    module = kind(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
+    micro = config.data.micro_batch_size
+    module = kind(engine, study.terms, config.optim, reference, micro if isinstance(micro, int) else None)
 
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None
@@ -91,6 +95,8 @@ def assemble(
         callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed, study.control))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, beliefs, end, config.seed, config.keeps_text))
+    if size is not None:
+        callbacks.append(MicroBatches(config, size, data, study.plan.resident))
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from math import ceil
 
 import torch
@@ -16,9 +16,9 @@ from lit_unlearn.display.phases import Planned
 from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.memory.size import GIB, size_of
-from lit_unlearn.memory.step import step_parts
 from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.run.early.rehearsal import first_rows
+from lit_unlearn.run.early.trial import planned, with_beliefs
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.strategies.build import chosen
 from lit_unlearn.training.settings import OptimConfig
@@ -84,11 +84,8 @@ def _step_rows(study: Study) -> dict[Role, list[Encoded]]:
     rows = first_rows(study)
     if study.pairing is not None:
         rows[Role.alternate] = study.pairing.choose(rows[Role.forget], rows[Role.alternate], 0)
-    beliefs = study.config.beliefs or BeliefConfig()
     if Role.belief in union_of_needs(study.terms).policy:
-        count = beliefs.num_samples if beliefs.per_step == "all" else 1
-        longest = [tuple(-1 - sample for _ in range(beliefs.max_new_tokens)) for sample in range(count)]
-        rows[Role.belief] = [replace(row, answer=answer) for row in rows[Role.forget] for answer in longest]
+        rows[Role.belief] = with_beliefs(rows[Role.forget], study.config.beliefs or BeliefConfig())
     return rows
 
 
@@ -99,23 +96,12 @@ def _memory(
 
     ``rows``: of all ranks in one step.
     """
-    trainer, micro = config.trainer, config.data.micro_batch_size
-    own = {role: split[:: trainer.world] for role, split in rows.items()}
-    size = micro if isinstance(micro, int) else None
-    parts = step_parts(
-        size_of(model),
-        optim.name,
-        count_tokens({role: split[:size] for role, split in own.items()}),
-        trained=trained,
-        strategy=chosen(config.strategy, trainer.world),
-        num_gpus=trainer.world,
-        offload=config.strategy.offload,
-        autocast=trainer.precision == "bf16-mixed",
-        checkpointing=config.model.gradient_checkpointing == "full",
-        resident=two,
-        micro=size is not None and size < max(map(len, own.values())),
-        logits_mib=config.model.logits_mib,
-    )
+    own = {role: split[:: config.trainer.world] for role, split in rows.items()}
+    size = config.data.micro_batch_size
+    size = size if isinstance(size, int) else None
+    tokens = count_tokens({role: split[:size] for role, split in own.items()})
+    micro = size is not None and size < max(map(len, own.values()))
+    parts = planned(config, size_of(model), optim.name, trained, tokens, micro, two)
     gib = {name: value for name, value in asdict(parts).items() if name not in ("host", "keeps")}
     named = {name: value for name, value in gib.items() if value >= 5e-3}
     text = f"about {parts.total:.2f} GiB a step ({', '.join(f'{name} {value:.2f}' for name, value in named.items())})"
