@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.config.schema import Config
@@ -120,7 +123,7 @@ class MicroBatches(L.Callback):
     def _fits(self, module: UnlearnModule, num_rows: int, micro: bool) -> bool:
         """On every rank."""
         batch = {role: rows.to(module.device) for role, rows in self._longest(module, num_rows).items()}
-        with module.reading():
+        with module.reading(), _unhooked(module):
             short = _is_too_much(module, batch, self._to_come(module, micro), micro)
         gc.collect()
         if module.device.type == "cuda":
@@ -146,10 +149,24 @@ class MicroBatches(L.Callback):
         if module.device.type == "cuda":
             now = torch.cuda.memory_allocated(module.device)
         else:
-            moments = module.optimizers(use_pl_optimizer=False).state.values()  # type: ignore[union-attr]
+            moments = [state for optimizer in module.trainer.optimizers for state in optimizer.state.values()]
             tensors = [t for state in moments for t in state.values() if isinstance(t, Tensor)]
             now = sum(tensor.nbytes for tensor in [*weights, *tensors])
         return max(0, round(steady * GIB) - now)
+
+
+@contextmanager
+def _unhooked(module: UnlearnModule) -> Iterator[None]:
+    """FSDP2 would take a forward that fails for one that goes on, and gather for it what other ranks do not."""
+    units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
+    kept = [(unit, unit._forward_pre_hooks, unit._forward_hooks) for unit in units]
+    for unit in units:
+        unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
+    try:
+        yield
+    finally:
+        for unit, before, after in kept:
+            unit._forward_pre_hooks, unit._forward_hooks = before, after
 
 
 def _is_too_much(module: UnlearnModule, batch: Batch, to_come: int, micro: bool) -> bool:
