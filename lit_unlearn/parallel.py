@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -12,7 +13,23 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """For the body, this rank takes itself for the only one, and nothing in this module waits for another."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
 def world_size() -> int:
+    if _alone:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

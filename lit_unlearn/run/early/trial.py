@@ -23,7 +23,7 @@ from lit_unlearn.errors import UserError, is_out_of_memory
 from lit_unlearn.memory.size import GIB, ModelSize, Parts
 from lit_unlearn.memory.step import step_parts
 from lit_unlearn.memory.tokens import Tokens
-from lit_unlearn.parallel import all_reduce_max
+from lit_unlearn.parallel import all_reduce_max, alone
 from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.strategies.build import chosen
 from lit_unlearn.training.checkpoints import random_states, restore
@@ -123,7 +123,7 @@ class MicroBatches(L.Callback):
     def _fits(self, module: UnlearnModule, num_rows: int, micro: bool) -> bool:
         """On every rank."""
         batch = {role: rows.to(module.device) for role, rows in self._longest(module, num_rows).items()}
-        with module.reading(), _unhooked(module):
+        with module.reading(), alone(), _unhooked(module):
             short = _is_too_much(module, batch, self._to_come(module, micro), micro)
         gc.collect()
         if module.device.type == "cuda":
@@ -177,8 +177,7 @@ def _is_too_much(module: UnlearnModule, batch: Batch, to_come: int, micro: bool)
         held = torch.empty(to_come, dtype=torch.uint8, device=module.device)
         with module.start() as start:
             reference = reference_states(batch, module.needs.reference, start or module.engine, module.store)
-        overall = module.engine.weigh(batch, module.terms)
-        step = module.engine(batch, module.terms, reference, module.weights, overall=overall)
+        step = module.engine(batch, module.terms, reference, module.weights)
         torch.autograd.grad(step.loss, weights[:1] if micro else weights, allow_unused=True)
         del held
     except (RuntimeError, MemoryError) as error:
