@@ -20,7 +20,9 @@ from lit_unlearn.recording.checkpoints import last_checkpoint
 from lit_unlearn.recording.saved_model import Export, save_model
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
+from lit_unlearn.run.early.outlook import memory_plan
 from lit_unlearn.run.early.start import Start, start
+from lit_unlearn.run.early.trial import within_memory
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
@@ -102,7 +104,9 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     loggers = build_loggers(config, run_dir)
     page = Page(evaluation, run_dir, config.uploads_text)
     trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
-    trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
+    trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    with within_memory(memory_plan(begun.study, policy, trained)):
+        trainer.fit(module, data, ckpt_path=last_checkpoint(run_dir), weights_only=True)
     evaluation.finish(trainer, module)
     consolidate(trainer.strategy, policy)
 

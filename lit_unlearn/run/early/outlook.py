@@ -76,7 +76,12 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     questions = sum(len(probe.rows) for probe in study.evaluator.probes)
     often = config.evaluation.every_n_epochs
     yield "  questions", f"{questions} before and after{f', and every {often} epochs' if often else ''}"
-    yield "  memory", _memory(config, model, config.optim, trained, _step_rows(study), study.plan.resident)
+    yield "  memory", memory_plan(study, model, trained)
+
+
+def memory_plan(study: Study, model: PreTrainedModel, trained: int) -> str:
+    """Of an unlearning step, in words."""
+    return _memory(study.config, model, study.config.optim, trained, _step_rows(study), study.plan.resident)
 
 
 def _step_rows(study: Study) -> dict[Role, list[Encoded]]:

@@ -63,6 +63,21 @@ def with_beliefs(forget: Sequence[Encoded], beliefs: BeliefConfig) -> list[Encod
     return [replace(row, answer=answer, reference_logps=None) for row in forget for answer in longest]
 
 
+@contextmanager
+def within_memory(plan: str) -> Iterator[None]:
+    """For a fit: where memory runs out it stops with one line that says what was ``plan`` and what takes less."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory in training; planned were {plan}. What was written is kept. Start again with a smaller "
+            "data.micro_batch_size (or auto), with model.gradient_checkpointing=full, or with less on a device: "
+            "optim.name=adamw_8bit, model.lora, strategy.name=zero3 or fsdp2, strategy.offload"
+        ) from error
+
+
 class MicroBatches(L.Callback):
     """Settles the module's ``micro_batch_size``: the fewest forwards a step whose largest rows fit on every rank.
 
