@@ -59,7 +59,7 @@ def planned(
 def with_beliefs(forget: Sequence[Encoded], beliefs: BeliefConfig) -> list[Encoded]:
     """Belief rows as long as they can be, none of whose answers share a beginning."""
     count = beliefs.num_samples if beliefs.per_step == "all" else 1
-    longest = [tuple([2 + sample % 2] * beliefs.max_new_tokens) for sample in range(count)]
+    longest = [(2 + sample,) * beliefs.max_new_tokens for sample in range(count)]
     return [replace(row, answer=answer, reference_logps=None) for row in forget for answer in longest]
 
 
