@@ -160,7 +160,7 @@ class MicroBatches(L.Callback):
         trained = sum(getattr(w, "ds_numel", w.numel()) for w in weights if w.requires_grad)
         optim = self.config.optim.name
         parts = planned(self.config, self.size, optim, trained, _NOTHING, micro, self.resident)
-        steady = parts.moments["forward"] - parts.workspace
+        steady = parts.moments["forward"] - (0.0 if module.device.type == "cuda" else parts.workspace)
         if module.device.type == "cuda":
             now = torch.cuda.memory_allocated(module.device)
         else:
