@@ -59,6 +59,11 @@ class DataConfig:
     question, from ``<root>/idontknow.jsonl`` of a local TOFU, else our own; otherwise the path of a file with lines
     ``{"id": int, "alternates": [str, ...]}``, as ``python -m lit_unlearn.alternates`` writes it."""
 
+    @property
+    def given_size(self) -> int | None:
+        """``micro_batch_size`` where it is a number."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else None
+
     def __post_init__(self) -> None:
         size = self.micro_batch_size
         if size not in (None, "auto") and not (type(size) is int and size >= 1):

@@ -32,9 +32,8 @@ def step_parts(
     """GiB on one of ``num_gpus``. A cached reference is a few KB and on the host.
 
     Llama-3.1-8B, ``adamw``, one GPU, 32 + 32 TOFU rows: 29.9 weights, 59.8 states and the workspace stay. With whole
-    blocks checkpointed no cast survives a block, so the backward is the peak: 29.9 of gradients and 1.3 of one block,
-    121.9 in all. Without, it is the end of the forward: 27.4 of activations, 13.0 of casts, 4.9 of the head (10 bytes
-    times 128256 x 4096) and 0.5 of logits, 136.5.
+    blocks checkpointed no cast survives a block, and the backward is the peak: 29.9 of gradients, 1.3 of one block, in
+    all 121.9. Else it is the end of the forward: activations 27.4, casts 13.0, head 4.9, logits 0.5, in all 136.5.
 
     Args:
         size: of the model without adapters.
@@ -47,7 +46,6 @@ def step_parts(
         checkpointing: whole blocks are computed again in the backward.
         resident: a second model is the reference, in the weights' own precision.
         micro: a step has more forwards, with gradients in all but the first.
-        logits_mib: ``model.logits_mib``.
         plain: the field's recipe: padded rows, logits of every position of one role at a time.
     """
     kind, part = held(preset, strategy, autocast), share(strategy, num_gpus, micro)

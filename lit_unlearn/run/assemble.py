@@ -57,24 +57,20 @@ def assemble(
 
     ``kind``: of the module, for one that only rehearses.
     """
-    config, rows, end = study.config, study.rows, study.evaluator.encoder.end
-    store = None
+    config, rows, end, store = study.config, study.rows, study.evaluator.encoder.end, None
     beliefs = config.beliefs or BeliefConfig()
     if Role.belief in union_of_needs(study.terms).policy:
         store = BeliefStore(beliefs.per_step, config.seed)
     data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
     hold_weights(policy, config.optim.name)
-    size = size_of(policy) if config.data.micro_batch_size == "auto" else None  # before adapters
     reference = ScoringEngine(copy.deepcopy(policy), config.model.logits_mib) if study.plan.resident else None
     if config.model.lora is not None:
         add_adapters(policy, config.model.lora)
     freeze_others(policy, config.optim.trainable)
     engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
     if not engine.packs:
-        name, attention = type(policy).__name__, config.model.attention
-        log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
-    micro = config.data.micro_batch_size
-    module = kind(engine, study.terms, config.optim, reference, micro if isinstance(micro, int) else None)
+        log.warning("%s, model.attention=%s: rows are padded, not packed", type(policy).__name__, config.model.attention)
+    module = kind(engine, study.terms, config.optim, reference, config.data.given_size)
 
     ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None
@@ -89,14 +85,14 @@ def assemble(
     evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model, settle)
     callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
     if study.plan.stored:
-        directory = Path(config.model.reference_cache or run_dir / "reference")
-        callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
+        directory, size = Path(config.model.reference_cache or run_dir / "reference"), config.evaluation.batch_size
+        callbacks.append(ReferenceCache(data, study.plan.stored, size, directory, engine))
     if config.squeeze is not None:
         callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed, study.control))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, beliefs, end, config.seed, config.keeps_text))
-    if size is not None:
-        callbacks.append(MicroBatches(config, size, data, study.plan.resident))
+    if config.data.micro_batch_size == "auto":
+        callbacks.append(MicroBatches(config, size_of(policy), data, study.plan.resident))
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation
