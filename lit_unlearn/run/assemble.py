@@ -69,12 +69,12 @@ def assemble(
     freeze_others(policy, config.optim.trainable)
     engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
     if not engine.packs:
-        log.warning("%s, model.attention=%s: rows are padded, not packed", type(policy).__name__, config.model.attention)
+        name = type(policy).__name__
+        log.warning("%s with model.attention=%s: rows are padded, not packed", name, config.model.attention)
     module = kind(engine, study.terms, config.optim, reference, config.data.given_size)
-
-    ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
+    asker = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None
-    if dtype != torch.float32:  # else what is trained is what is exported
+    if dtype != torch.float32:  # else what is trained is exported
         name = config.strategy.name
         if name.startswith("zero") or (name == "fsdp2" and config.model.lora is not None):
             raise UserError(
@@ -82,7 +82,7 @@ def assemble(
                 f"strategy.name={name} keeps them in pieces: set export.dtype=float32"
             )
         settle = partial(round_weights, dtype=dtype, form=config.export.form)
-    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, ask_retain_model, settle)
+    evaluation = Evaluation(study.evaluator, run_dir, config.evaluation.every_n_epochs, asker, settle)
     callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation]
     if study.plan.stored:
         directory, size = Path(config.model.reference_cache or run_dir / "reference"), config.evaluation.batch_size
