@@ -15,7 +15,23 @@ Value = TypeVar("Value")
 _before: list[Callable[[], None]] = []
 
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """For the body, this rank takes itself for the only one, and nothing in this module waits for another."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
 def world_size() -> int:
+    if _alone:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

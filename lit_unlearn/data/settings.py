@@ -47,9 +47,10 @@ class DataConfig:
     """``name`` of a benchmark and its fields."""
     batch_size: int = 32
     """Rows of each role in one optimizer step, over all ranks together."""
-    micro_batch_size: int | None = None
-    """Rows of each role in one forward of one process; null: all of a step's. The gradient is the whole batch's,
-    for weights of losses depend on labels alone; the memory of activations falls with it."""
+    micro_batch_size: Any = None
+    """Rows of each role in one forward of one process; null: all of a step's; ``auto``: the most that fit, tried with
+    the longest rows before the first step. The gradient is the whole batch's, for weights of losses depend on labels
+    alone; the memory of activations falls with it."""
     max_length: int = 512
     """Tokens of prompt and answer; a longer answer is cut, a longer prompt refused."""
     prompt: PromptConfig = field(default_factory=PromptConfig)
@@ -58,9 +59,15 @@ class DataConfig:
     question, from ``<root>/idontknow.jsonl`` of a local TOFU, else our own; otherwise the path of a file with lines
     ``{"id": int, "alternates": [str, ...]}``, as ``python -m lit_unlearn.alternates`` writes it."""
 
+    @property
+    def given_size(self) -> int | None:
+        """``micro_batch_size`` where it is a number."""
+        return self.micro_batch_size if isinstance(self.micro_batch_size, int) else None
+
     def __post_init__(self) -> None:
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"data.micro_batch_size={self.micro_batch_size} must be at least 1, or null for all rows")
+        size = self.micro_batch_size
+        if size not in (None, "auto") and not (type(size) is int and size >= 1):
+            raise ValueError(f"data.micro_batch_size={size} must be at least 1, auto, or null for all rows")
         if self.batch_size < 1 or self.max_length < 2:
             raise ValueError(
                 f"data.batch_size={self.batch_size} must be at least 1, data.max_length={self.max_length} at least 2"

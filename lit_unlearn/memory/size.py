@@ -30,6 +30,8 @@ class ModelSize:
     """Parameters of all decoder blocks."""
     largest: int
     """Of the largest single tensor."""
+    tied: bool
+    """Embedding and head are one matrix."""
     lora: int
     """Of rank-16 adapters on every linear layer of the blocks."""
     layers: int
@@ -38,6 +40,11 @@ class ModelSize:
     kv_share: float
     """Key-value heads over heads."""
     vocab: int
+
+    @property
+    def ends(self) -> int:
+        """Parameters outside the blocks: embedding, head, last norm; whole for a step under ZeRO-3 and FSDP2."""
+        return self.parameters - self.blocks
 
     def activation_bytes(self, cast: bool) -> float:
         """A token, all layers, kept for the backward; Hugging Face's Llama with a fused attention.
@@ -64,11 +71,12 @@ def size_of(model: PreTrainedModel) -> ModelSize:
     """
     text, blocks = model.config.get_text_config(), decoder_blocks(model)
     heads = text.num_attention_heads
-    of_blocks = list(blocks.parameters())
+    of_blocks, ends = list(blocks.parameters()), (model.get_input_embeddings(), model.get_output_embeddings())
     return ModelSize(
         parameters=sum(map(num_weights, model.parameters())),
         blocks=sum(map(num_weights, of_blocks)),
         largest=max(map(num_weights, model.parameters())),
+        tied=len({id(end.weight) for end in ends if end is not None}) == 1 < len(ends),
         lora=sum(LORA_RANK * (len(p) + num_weights(p) // len(p)) for p in of_blocks if p.dim() == 2),
         layers=len(blocks),
         hidden=text.hidden_size,
@@ -80,7 +88,7 @@ def size_of(model: PreTrainedModel) -> ModelSize:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """GiB on one GPU."""
+    """GiB on one GPU, and in its host."""
 
     weights: float
     gradients: float
@@ -88,9 +96,24 @@ class Parts:
     states: float
     reference: float
     cast: float
+    """bf16 copies of the blocks' matrices, from the forward to the backward."""
     gathered: float
+    """Weights that are whole for a while, where they lie in pieces."""
+    buckets: float
+    """What collectives keep."""
     activations: float
+    """Of all blocks, from the forward to the backward: everything, or their inputs where they are checkpointed."""
     logits: float
+    head: float
+    """The head's gradient, float32, on its own until the backward; in bf16 products a second one and bf16 weights."""
+    passing: float
+    """What the backward holds besides: one block's activations and casts, or gradients on their way to other ranks."""
+    moving: float
+    """Copies of the gradients that the optimizer's step makes."""
+    host: float
+    """In the memory of the host."""
+    keeps: bool
+    """Gradients have their place in the forward too: buckets, flat buffers, micro-batches before."""
     workspace: float = WORKSPACE
 
     @property
@@ -99,10 +122,25 @@ class Parts:
         return self.weights + self.gradients + self.master + self.states + self.reference
 
     @property
+    def moments(self) -> dict[str, float]:
+        """GiB at the end of the forward, towards the end of the backward, and in the optimizer's step.
+
+        Between the first two gradients come while activations go, layer by layer, so one of the ends is the larger.
+        """
+        stay = self.fixed - self.gradients + self.buckets + self.workspace
+        kept = self.gradients if self.keeps else 0.0
+        forward = kept + self.gathered + self.cast + self.activations + self.head + self.logits
+        backward = self.gradients + self.gathered + self.passing
+        return {
+            "forward": stay + forward,
+            "backward": stay + backward,
+            "step": stay + self.gradients + self.moving,
+        }
+
+    @property
     def total(self) -> float:
-        """Peak of a step: gradients come while activations go, layer by layer, so the larger of the two counts."""
-        passing = max(self.gradients, self.activations + self.logits)
-        return self.fixed - self.gradients + self.cast + self.gathered + passing + self.workspace
+        """Peak of a step."""
+        return max(self.moments.values())
 
 
 def smallest_card(gib: float, cards: list[int]) -> int | None:

@@ -31,11 +31,13 @@ from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.base import Records
 from lit_unlearn.evaluation.choice.rule import DISRUPTION
 from lit_unlearn.evaluation.evaluator import Evaluator
+from lit_unlearn.memory.size import size_of
 from lit_unlearn.models.adapters.lora import add_adapters
 from lit_unlearn.models.adapters.nf4 import quantize_base
 from lit_unlearn.models.files import stored_dtype
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.models.rounding import round_weights
+from lit_unlearn.run.early.trial import MicroBatches
 from lit_unlearn.run.plan import UNLEARNING
 from lit_unlearn.run.prepare import Study, build_encoder
 from lit_unlearn.training.module import UnlearnModule
@@ -60,8 +62,7 @@ def assemble(
 
     ``kind``: of the module, for one that only rehearses.
     """
-    config, rows, end = study.config, study.rows, study.evaluator.encoder.end
-    store = None
+    config, rows, end, store = study.config, study.rows, study.evaluator.encoder.end, None
     beliefs = config.beliefs or BeliefConfig()
     if Role.belief in union_of_needs(study.terms).policy:
         store = BeliefStore(beliefs.per_step, config.seed)
@@ -78,12 +79,12 @@ def assemble(
     freeze_others(policy, config.optim.trainable)
     engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
     if not engine.packs:
-        name, attention = type(policy).__name__, config.model.attention
-        log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
-    module = kind(engine, study.terms, config.optim, reference, config.data.micro_batch_size)
-    ask_retain_model = retain_model_asker(config, retain_model, study.evaluator)
+        name = type(policy).__name__
+        log.warning("%s with model.attention=%s: rows are padded, not packed", name, config.model.attention)
+    module = kind(engine, study.terms, config.optim, reference, config.data.given_size)
+    asker = retain_model_asker(config, retain_model, study.evaluator)
     dtype, settle = export_dtype(config, policy), None
-    if dtype != torch.float32:  # else what is trained is what is exported
+    if dtype != torch.float32:  # else what is trained is exported
         name = config.strategy.name
         if name.startswith("zero") or (name == "fsdp2" and config.model.lora is not None):
             raise UserError(
@@ -92,15 +93,17 @@ def assemble(
             )
         settle = partial(round_weights, dtype=dtype, form=config.export.form)
     judges, every = build_choice(study, run_dir, engine), config.evaluation.every_n_epochs
-    evaluation = Evaluation(study.evaluator, run_dir, every, ask_retain_model, settle, *judges)
+    evaluation = Evaluation(study.evaluator, run_dir, every, asker, settle, *judges)
     callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation, *filter(None, judges)]
     if study.plan.stored:
-        directory = Path(config.model.reference_cache or run_dir / "reference")
-        callbacks.append(ReferenceCache(data, study.plan.stored, config.evaluation.batch_size, directory, engine))
+        directory, size = Path(config.model.reference_cache or run_dir / "reference"), config.evaluation.batch_size
+        callbacks.append(ReferenceCache(data, study.plan.stored, size, directory, engine))
     if config.squeeze is not None:
         callbacks.append(SqueezeProbe(rows[Role.forget], config.squeeze, end, config.seed, study.control))
     if store is not None:
         callbacks.append(BeliefSampler(store, data, beliefs, end, config.seed, config.keeps_text))
+    if config.data.micro_batch_size == "auto":
+        callbacks.append(MicroBatches(config, size_of(policy), data, study.plan.resident))
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation

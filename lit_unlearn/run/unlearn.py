@@ -21,7 +21,9 @@ from lit_unlearn.recording.export.hub import push
 from lit_unlearn.recording.export.saved_model import Export
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
+from lit_unlearn.run.early.outlook import memory_plan
 from lit_unlearn.run.early.start import Start, start
+from lit_unlearn.run.early.trial import within_memory
 from lit_unlearn.run.export.card import card_of
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
@@ -116,7 +118,9 @@ def _unlearn(begun: Start, run_dir: Path) -> tuple[Run | None, str | None]:
     loggers = build_loggers(config, run_dir)
     page = Page(evaluation, run_dir, config.uploads_text)
     trainer = build_trainer(config.trainer, config.strategy, run_dir, [*callbacks, page], loggers, module.learns_partly)
-    fit(trainer, module, data, run_dir)
+    trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    with within_memory(memory_plan(begun.study, policy, trained)):
+        fit(trainer, module, data, run_dir)
     evaluation.finish(trainer, module)
 
     results = None

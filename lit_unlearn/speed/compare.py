@@ -21,6 +21,7 @@ from lit_unlearn.speed.measure.memory import peak_bytes
 from lit_unlearn.speed.measure.slope import slopes
 from lit_unlearn.speed.measure.step import Turns, optimizer_seconds, step_cell
 from lit_unlearn.speed.plan.named import model_size
+from lit_unlearn.speed.plan.scaling import scaling_json, scaling_table
 from lit_unlearn.speed.plan.table import plan_json, plan_table
 from lit_unlearn.speed.settings import Precision, SpeedConfig
 from lit_unlearn.speed.table import report
@@ -45,10 +46,13 @@ def compare(config: SpeedConfig) -> None:
         size = model_size(config.model)
         rows = step_rows(config.parts(), config.rows, size.vocab, config.seed)
         tokens = count_tokens({role: rows[role] for role in (Role.forget, Role.retain)})
-        results["plan"] = plan_json(size, tokens, config.cards)
+        full = config.checkpointing == "full"
+        results["plan"] = plan_json(size, tokens, config.cards, full)
+        results["scaling"] = scaling_json(size, tokens, config.network, config.micro_batches, full)
         _write(config, results)
         print(f"{config.model}, {config.rows} forget + {config.rows} retain rows a GPU, {config.lengths}: {tokens}\n")
         print(plan_table(results["plan"]))
+        print(f"\n{scaling_table(results['scaling'])}")
         return
     measure(config, results)
 

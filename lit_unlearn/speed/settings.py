@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lit_unlearn.memory.settings import Network
 from lit_unlearn.models.settings import Checkpointing
 from lit_unlearn.speed.workload.objectives import CELLS
 from lit_unlearn.speed.workload.shapes import SHAPES
@@ -52,6 +53,10 @@ class SpeedConfig:
     """A name in ``workload.shapes.SHAPES``, or a directory or Hub id whose config.json is on this machine."""
     cards: list[int] = field(default_factory=lambda: [24, 48, 80, 141])
     """Memory of the cards in question, in GB as their makers name them."""
+    micro_batches: int = 1
+    """Forwards of a step in the plan, with ``rows`` each."""
+    network: Network = field(default_factory=Network)
+    """What the plan of many GPUs assumes of them."""
     debug: bool = False
     """Show tracebacks of user errors."""
 
@@ -59,7 +64,7 @@ class SpeedConfig:
         _known("what", self.what, WHAT)
         _known("shapes", self.shapes, SHAPES)
         _known("objectives", self.objectives, CELLS)
-        counts = ("rows", "repeats", "questions")
+        counts = ("rows", "repeats", "questions", "micro_batches")
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")

@@ -31,5 +31,10 @@ def build_strategy(
     if name == "fsdp2":
         return Fsdp2Strategy(world, config, backend, timeout)
     if name == "ddp":
-        return DDPStrategy(process_group_backend=backend, timeout=timeout, find_unused_parameters=learns_partly)
+        return DDPStrategy(
+            process_group_backend=backend,
+            timeout=timeout,
+            find_unused_parameters=learns_partly,
+            gradient_as_bucket_view=True,  # else every gradient is there twice
+        )
     return "auto"

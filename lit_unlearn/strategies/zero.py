@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
+from lit_unlearn.memory.presets import LIVE
 from lit_unlearn.models.streamed.skeleton import give_weights, is_skeleton
 from lit_unlearn.parallel import gather_by_key, rank
 from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
@@ -45,6 +46,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
             logging_batch_size_per_gpu=1,  # rows differ in number; the mean over them is ours
             loss_scale=1.0,
             overlap_comm=False,
+            sub_group_size=LIVE,  # the step copies the gradients of one group; Lightning would have one group of all
         )
         assert isinstance(self.config, dict)
         self.config["zero_optimization"]["stage3_param_persistence_threshold"] = config.persistent_below

@@ -1,5 +1,6 @@
 """The same questions to every shipped configuration."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,15 @@ from omegaconf import OmegaConf
 from lit_unlearn.config.files import conf_names, find_conf
 from lit_unlearn.config.terms import build_terms
 from lit_unlearn.errors import UserError
+from lit_unlearn.memory.size import LORA_RANK, smallest_card
+from lit_unlearn.memory.step import lora_parts
+from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.reference.plan import plan_reference
+from lit_unlearn.run.early.trial import planned
 from lit_unlearn.run.prepare import build_schedules, load_benchmark
-from lit_unlearn.types import union_of_needs
+from lit_unlearn.speed.plan.named import model_size
+from lit_unlearn.speed.workload.rows import step_rows
+from lit_unlearn.types import Role, union_of_needs
 from tests.configs import load
 
 DIRECTORY = Path(__file__).parents[2] / "conf"
@@ -28,6 +35,8 @@ def name(path: Path) -> str:
 
 def test_the_promised_confs_are_there():
     promised = {"own", "quickstart", "llama8b_tofu", "llama8b_tofu_bss", "llama3b_tofu", "llama1b_tofu", "smollm2_tofu"}
+    promised |= {f"llama8b_tofu_{gpus}" for gpus in ("4x80", "2x80", "1x141", "1x80", "1x80_lora")}
+    promised |= {"llama1b_tofu_1x24"}
     promised |= {f"methods/llama1b_{method}" for method in METHODS}
     assert {name(path) for path in CONFS} >= promised
     assert set(conf_names()) >= promised
@@ -63,6 +72,28 @@ def test_a_method_conf_has_its_own_terms_only(method: str):
     own = {term: node["objective"] for term, node in written["terms"].items() if node is not None}
     assert {term: node.objective for term, node in config.terms.items() if node is not None} == own
     assert config.output_dir == f"runs/llama1b_{method}"
+
+
+PLANNED = [path for path in CONFS if " Plan: " in path.read_text()]
+
+
+@pytest.mark.parametrize("path", PLANNED, ids=name)
+def test_the_memory_that_a_conf_names_is_the_plans_and_fits_its_card(path: Path):
+    assert len(PLANNED) == 9
+    config, shape = load([f"conf={path}"]), path.stem.partition("_")[0]
+    size, world, micro = model_size(shape), config.trainer.world, config.data.micro_batch_size
+    rows = step_rows("tofu", micro or config.data.batch_size // world, size.vocab, 0)
+    tokens = count_tokens({role: rows[role] for role in (Role.forget, Role.retain)})
+    full = config.model.gradient_checkpointing == "full"
+    if config.model.lora is None:
+        parts = planned(config, size, config.optim.name, size.parameters, tokens, micro is not None, False)
+    else:
+        assert config.model.lora.rank == LORA_RANK
+        parts = lora_parts(size, config.optim.name, tokens, checkpointing=full)
+    (told,) = re.findall(r"Plan: ([\d.]+) GiB a GPU", path.read_text())
+    assert told == f"{parts.total:.1f}"
+    card = int(match[1]) if (match := re.search(r"_\d+x(\d+)", path.stem)) else 80
+    assert smallest_card(parts.total, [card]) == card
 
 
 def test_the_working_directory_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

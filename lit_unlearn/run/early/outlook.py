@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass
 from math import ceil
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from lit_unlearn.display.phases import Planned
 from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.memory.size import GIB, num_weights, size_of
-from lit_unlearn.memory.step import step_parts, with_nf4_base
 from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.run.early.rehearsal import first_rows
+from lit_unlearn.run.early.trial import planned, with_beliefs
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.strategies.build import chosen
 from lit_unlearn.training.settings import OptimConfig
@@ -82,8 +82,12 @@ def _unlearning(study: Study, model: PreTrainedModel, trained: int) -> Iterator[
     if choice is not None:
         held = f"; {len(study.held_out)} retain rows held out" if study.held_out else ""
         yield "  saved", f"the step chosen by {choice.rule}{held}"
-    share = {r: split[:: trainer.world][: config.data.micro_batch_size] for r, split in _step_rows(study).items()}
-    yield "  memory", _memory(config, model, config.optim, trained, share, study.plan.resident)
+    yield "  memory", memory_plan(study, model, trained)
+
+
+def memory_plan(study: Study, model: PreTrainedModel, trained: int) -> str:
+    """Of an unlearning step, in words."""
+    return _memory(study.config, model, study.config.optim, trained, _step_rows(study), study.plan.resident)
 
 
 def _step_rows(study: Study) -> dict[Role, list[Encoded]]:
@@ -91,37 +95,30 @@ def _step_rows(study: Study) -> dict[Role, list[Encoded]]:
     rows = first_rows(study)
     if study.pairing is not None:
         rows[Role.alternate] = study.pairing.choose(rows[Role.forget], rows[Role.alternate], 0)
-    beliefs = study.config.beliefs or BeliefConfig()
     if Role.belief in union_of_needs(study.terms).policy:
-        count = beliefs.num_samples if beliefs.per_step == "all" else 1
-        longest = [tuple(-1 - sample for _ in range(beliefs.max_new_tokens)) for sample in range(count)]
-        rows[Role.belief] = [replace(row, answer=answer) for row in rows[Role.forget] for answer in longest]
+        rows[Role.belief] = with_beliefs(rows[Role.forget], study.config.beliefs or BeliefConfig())
     return rows
 
 
 def _memory(
     config: Config, model: PreTrainedModel, optim: OptimConfig, trained: int, rows: dict[Role, list[Encoded]], two: bool
 ) -> str:
-    """By the closed form that ``python -m lit_unlearn.speed plan=true`` uses, for a Llama's proportions."""
-    trainer, name = config.trainer, chosen(config.strategy, config.trainer.world)
-    low = trainer.precision == "bf16-mixed"
-    parts = step_parts(
-        size_of(model),
-        "adamw_master" if low and name.startswith("zero") else optim.name,  # DeepSpeed holds bf16 weights then
-        count_tokens(rows),
-        trained=trained,
-        strategy=name,
-        num_gpus=trainer.world,
-        autocast=low,
-        checkpointing=config.model.gradient_checkpointing == "full",
-        resident=two,
-        logits_mib=config.model.logits_mib,
-    )
+    """By the closed form that ``python -m lit_unlearn.speed plan=true`` uses, for a Llama's proportions.
+
+    ``rows``: of all ranks in one step.
+    """
+    own = {role: split[:: config.trainer.world] for role, split in rows.items()}
+    size = config.data.micro_batch_size
+    size = size if isinstance(size, int) else None
+    tokens = count_tokens({role: split[:size] for role, split in own.items()})
+    micro = size is not None and size < max(map(len, own.values()))
     lora = config.model.lora
-    if optim is config.optim and lora is not None and lora.base == "nf4":  # finetuning trains whole models
-        parts = with_nf4_base(parts, size_of(model), low)
-    named = {name: value for name, value in asdict(parts).items() if value >= 5e-3}
+    base = lora.base if lora is not None and optim is config.optim else "full"  # finetuning trains whole models
+    parts = planned(config, size_of(model), optim.name, trained, tokens, micro, two, base)
+    gib = {name: value for name, value in asdict(parts).items() if name not in ("host", "keeps")}
+    named = {name: value for name, value in gib.items() if value >= 5e-3}
     text = f"about {parts.total:.2f} GiB a step ({', '.join(f'{name} {value:.2f}' for name, value in named.items())})"
+    text += f", on the host {parts.host:.2f}" if parts.host else ""
     if config.trainer.accelerator != "cpu" and torch.cuda.is_available():
         text += f"; the GPU has {torch.cuda.get_device_properties(0).total_memory / GIB:.1f}"
     return text

@@ -141,7 +141,8 @@ def _small(study: Study) -> Study:
     if squeeze is not None:
         tokens = min(squeeze.max_new_tokens, TOKENS)
         squeeze = replace(squeeze, num_prompts=1, num_responses=1, max_new_tokens=tokens, every_n_steps=1)
-    data = replace(config.data, batch_size=ROWS)
+    micro = config.data.micro_batch_size
+    data = replace(config.data, batch_size=ROWS, micro_batch_size=None if micro == "auto" else micro)
     evaluation = replace(config.evaluation, keep_best=None, early_stop=None, disruption=None)  # they write
     rows = {role: split if role == Role.alternate else split[:ROWS] for role, split in first_rows(study).items()}
     return replace(
