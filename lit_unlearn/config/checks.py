@@ -40,6 +40,19 @@ def check(config: Config) -> None:
         )
     if config.beliefs is not None and Role.belief not in union_of_needs(terms).policy:
         raise UserError("beliefs.* is set, but no term has role: belief; remove it or add such a term")
+    _check_model(config)
+    if config.resume == "auto" and config.overwrite:
+        raise UserError("resume=auto and overwrite=true contradict each other; choose one")
+    _check_strategy(config)
+    _check_optimizer("optim", config.optim, config)
+    if config.finetune is not None:
+        _check_optimizer("finetune.optim", config.finetune.optim, config)
+        if config.finetune.optim.trainable is not None:
+            raise UserError("finetune trains all weights: set finetune.optim.trainable=null")
+
+
+def _check_model(config: Config) -> None:
+    """Raises UserError where adapters, export or recomputation do not go with the rest."""
     if config.model.lora is not None and config.optim.trainable is not None:
         raise UserError("model.lora freezes all weights but its adapters: set optim.trainable=null, or model.lora=null")
     if config.model.lora is not None and config.model.lora.base == "nf4":
@@ -62,14 +75,6 @@ def check(config: Config) -> None:
                     f"{where} goes back through a step more than once, which model.gradient_checkpointing=selective "
                     "does not allow: set it to none or full"
                 )
-    if config.resume == "auto" and config.overwrite:
-        raise UserError("resume=auto and overwrite=true contradict each other; choose one")
-    _check_strategy(config)
-    _check_optimizer("optim", config.optim, config)
-    if config.finetune is not None:
-        _check_optimizer("finetune.optim", config.finetune.optim, config)
-        if config.finetune.optim.trainable is not None:
-            raise UserError("finetune trains all weights: set finetune.optim.trainable=null")
 
 
 def check_training(config: Config) -> None:

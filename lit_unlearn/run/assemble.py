@@ -67,34 +67,10 @@ def assemble(
     if Role.belief in union_of_needs(study.terms).policy:
         store = BeliefStore(beliefs.per_step, config.seed)
     data = UnlearnData(rows, config.data.batch_size, config.seed, store, study.pairing)
-    hold_weights(policy, config.optim.name)
-    quantize_base(policy, config.model.lora)
-    reference = None
-    if study.plan.resident:
-        start = copy.deepcopy(policy)
-        follow(start, policy)
-        reference = ScoringEngine(start, config.model.logits_mib)
-    if config.model.lora is not None:
-        add_adapters(policy, config.model.lora)
-    freeze_others(policy, config.optim.trainable)
-    engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
-    if not engine.packs:
-        name = type(policy).__name__
-        log.warning("%s with model.attention=%s: rows are padded, not packed", name, config.model.attention)
-    module = kind(engine, study.terms, config.optim, reference, config.data.given_size)
-    asker = retain_model_asker(config, retain_model, study.evaluator)
-    dtype, settle = export_dtype(config, policy), None
-    if dtype != torch.float32:  # else what is trained is exported
-        name = config.strategy.name
-        if name.startswith("zero") or (name == "fsdp2" and config.model.lora is not None):
-            raise UserError(
-                f"export.dtype={config.export.dtype} rounds whole weights to {dtype} before the last evaluation, and "
-                f"strategy.name={name} keeps them in pieces: set export.dtype=float32"
-            )
-        settle = partial(round_weights, dtype=dtype, form=config.export.form)
-    judges, every = build_choice(study, run_dir, engine), config.evaluation.every_n_epochs
-    evaluation = Evaluation(study.evaluator, run_dir, every, asker, settle, *judges)
-    callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation, *filter(None, judges)]
+    module = _module(study, policy, kind)
+    engine, evaluation = module.engine, _evaluation(study, policy, module.engine, retain_model, run_dir)
+    judges = filter(None, (evaluation.choice, evaluation.disruption))
+    callbacks: list[L.Callback] = [Progress(UNLEARNING), Throughput(), evaluation, *judges]
     if study.plan.stored:
         directory, size = Path(config.model.reference_cache or run_dir / "reference"), config.evaluation.batch_size
         callbacks.append(ReferenceCache(data, study.plan.stored, size, directory, engine))
@@ -107,6 +83,44 @@ def assemble(
     if config.logging.gradient_shares_every_n_steps:
         callbacks.append(GradientShares(config.logging.gradient_shares_every_n_steps))
     return module, data, [*callbacks, *study.schedules], evaluation
+
+
+def _module(study: Study, policy: PreTrainedModel, kind: type[UnlearnModule]) -> UnlearnModule:
+    """The policy as it is trained, and the second model where one is kept."""
+    config, reference = study.config, None
+    hold_weights(policy, config.optim.name)
+    quantize_base(policy, config.model.lora)
+    if study.plan.resident:
+        start = copy.deepcopy(policy)
+        follow(start, policy)
+        reference = ScoringEngine(start, config.model.logits_mib)
+    if config.model.lora is not None:
+        add_adapters(policy, config.model.lora)
+    freeze_others(policy, config.optim.trainable)
+    engine = ScoringEngine(policy, config.model.logits_mib, _SHAPES if config.model.compile else 1)
+    if not engine.packs:
+        name, attention = type(policy).__name__, config.model.attention
+        log.warning("%s with model.attention=%s cannot run packed rows: they are padded", name, attention)
+    return kind(engine, study.terms, config.optim, reference, config.data.given_size)
+
+
+def _evaluation(
+    study: Study, policy: PreTrainedModel, engine: ScoringEngine, retain_model: str | None, run_dir: Path
+) -> Evaluation:
+    """With what chooses the weights, and what makes of them those that are exported."""
+    config = study.config
+    asker = retain_model_asker(config, retain_model, study.evaluator)
+    dtype, settle = export_dtype(config, policy), None
+    if dtype != torch.float32:  # else what is trained is exported
+        name = config.strategy.name
+        if name.startswith("zero") or (name == "fsdp2" and config.model.lora is not None):
+            raise UserError(
+                f"export.dtype={config.export.dtype} rounds whole weights to {dtype} before the last evaluation, and "
+                f"strategy.name={name} keeps them in pieces: set export.dtype=float32"
+            )
+        settle = partial(round_weights, dtype=dtype, form=config.export.form)
+    every, judges = config.evaluation.every_n_epochs, build_choice(study, run_dir, engine)
+    return Evaluation(study.evaluator, run_dir, every, asker, settle, *judges)
 
 
 def build_choice(study: Study, run_dir: Path, start: ScoringEngine) -> tuple[Choice | None, Disruption | None]:

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from lit_unlearn.strategies.fsdp import Fsdp2Strategy
 from lit_unlearn.strategies.settings import StrategyConfig
-from lit_unlearn.strategies.zero import ZeroStrategy
+from lit_unlearn.strategies.zero.strategy import ZeroStrategy
 
 _STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 

@@ -21,7 +21,7 @@ from lit_unlearn.reference.plan import reference_states
 from lit_unlearn.reference.store import ReferenceStore
 from lit_unlearn.strategies.streamed import cut
 from lit_unlearn.strategies.whole import accumulate, open_root, own_part, whole
-from lit_unlearn.strategies.zero import ZeroStrategy
+from lit_unlearn.strategies.zero.strategy import ZeroStrategy
 from lit_unlearn.training.batches import micro_batches
 from lit_unlearn.training.optim import adamw, freeze_above, schedule
 from lit_unlearn.training.settings import OptimConfig

@@ -59,7 +59,7 @@ class Parts(L.Callback):
     """What this rank has of the weights after the last step."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.weights = [own_part(weight).clone() for weight in pl_module.engine.parameters()]
+        self.weights = [own_part(weight).clone() for weight in pl_module.engine.parameters()]  # type: ignore[union-attr]
 
 
 def fit(world: int, strategy: str, given: int | None, allowed: int, directory: Path) -> tuple[int, list[torch.Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -20,7 +21,7 @@ def skeleton(path: str, config: PretrainedConfig, attention: str) -> PreTrainedM
 
     None where the class is not the library's own, or reads its files in a way of its own.
     """
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if kind is None or getattr(config, "quantization_config", None) is not None or type(config).extra_files:
         return None
     config.name_or_path = path
@@ -64,8 +65,9 @@ def as_if_there(model: nn.Module) -> Iterator[None]:
     finally:
         for module in model.modules():
             for name, weight in module._parameters.items():
-                if weight in away:
-                    module._parameters[name] = away[weight].requires_grad_(weight.requires_grad)
+                if weight is not None and weight in away:
+                    away[weight].requires_grad_(weight.requires_grad)
+                    module._parameters[name] = away[weight]
 
 
 def small_twin(model: PreTrainedModel) -> PreTrainedModel:

@@ -57,7 +57,7 @@ def places(model: PreTrainedModel) -> tuple[dict[str, Place], str | None]:
     The names are those that transformers gives them when it loads the files. A weight that is in none has no place.
     """
     by_key: dict[str, Place] = {}
-    for file in weight_files(model.name_or_path):
+    for file in weight_files(str(model.name_or_path)):
         with safe_open(file, "pt") as opened:
             by_key |= {key: Place(file, key, tuple(opened.get_slice(key).get_shape())) for key in sorted(opened.keys())}
     known = {plain(name): weight for name, weight in model.named_parameters(remove_duplicate=False)}

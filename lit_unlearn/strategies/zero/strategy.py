@@ -1,40 +1,35 @@
-"""DeepSpeed ZeRO under Lightning, on CPUs too: nothing of a batch is cast, and checkpoints run no code."""
+"""DeepSpeed ZeRO under Lightning, on CPUs too."""
 
 from __future__ import annotations
 
-import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.seed import reset_seed
 from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from lit_unlearn.engine.head import Head
 from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.memory.presets import LIVE
 from lit_unlearn.models.streamed.skeleton import give_weights, is_skeleton
-from lit_unlearn.parallel import gather_by_key, rank
-from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
-from lit_unlearn.strategies.precision import ZeroPrecision
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.strategies.whole import Sharded, own_weights
+from lit_unlearn.strategies.zero.files import ZeroFiles
+from lit_unlearn.strategies.zero.precision import ZeroPrecision
 
 
-class ZeroStrategy(Sharded, DeepSpeedStrategy):
-    """Stages 1, 2 and 3. Lightning's own lets no CPU in and reads its checkpoints with code in them."""
+class ZeroStrategy(Sharded, ZeroFiles):
+    """Stages 1, 2 and 3. Lightning's own lets no CPU in."""
 
     _indexed = False
 
     def __init__(self, stage: int, config: StrategyConfig, precision: str, backend: str, timeout: timedelta) -> None:
         self.gathering = config.gathering
-        self._unwritten: str | None = None  # why this rank's file of a checkpoint is not there
         super().__init__(
             stage=stage,
             offload_optimizer=config.offload != "none",
@@ -91,8 +86,7 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
                 self.guard(engine)
                 for weight in Head.of(engine.model).shell.parameters():
                     register_external_parameter(root, weight)  # whole for as long as a step's forward takes
-        files = self._engine.checkpoint_engine
-        files.save, files.load = self._save, _load
+        self.take_over_files()
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
@@ -153,34 +147,6 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
         finally:
             offload._register_deepspeed_module(offload.module)
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None
-    ) -> None:
-        """A directory with a file a rank, whole or absent.
-
-        Raises:
-            UserError: on every rank, where one could not write its file.
-        """
-        path = Path(self.broadcast(filepath))
-        unfinished = path.with_name(f".{path.name}.new.tmp")
-        self._unwritten = None
-        super().save_checkpoint(checkpoint, unfinished, storage_options)
-        refuse_unwritten(path, next(filter(None, gather_by_key({rank(): self._unwritten}).values()), None))
-        if self.is_global_zero:
-            if path.exists():
-                remove(path)
-            sync(unfinished)
-            unfinished.rename(path)
-            sync(path.parent)
-        self.barrier()
-
-    def _save(self, state_dict: Any, path: str) -> None:
-        """A rank that cannot write goes on, or the others would wait for it."""
-        try:
-            write_durably(state_dict, Path(path))
-        except OSError as error:
-            self._unwritten = error.strerror
-
     def open_root(self, model: nn.Module) -> AbstractContextManager[None]:
         """``init_deepspeed`` has tied it to the step."""
         return nullcontext()
@@ -231,13 +197,3 @@ class ZeroStrategy(Sharded, DeepSpeedStrategy):
     @property
     def _on_cpu(self) -> bool:
         return isinstance(self.accelerator, CPUAccelerator)
-
-
-def _load(path: str, map_location: Any = None) -> Any:
-    """Tensors, plain values and a few classes of DeepSpeed's own: a checkpoint runs no code."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address, OrderedDict]):
-        return torch.load(path, map_location=map_location, weights_only=True)

@@ -1,0 +1,1 @@
+"""DeepSpeed ZeRO: the strategy, its precision, its checkpoints."""
