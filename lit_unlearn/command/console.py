@@ -33,6 +33,7 @@ _CHATTER = (
     r".*Checkpoint directory .* exists and is not empty.*",
     r".*LeafSpec.*",
     r".*TreeSpec.*",
+    r".*The `srun` command is available on your system but is not used.*",
     r".*barrier\(\): using the device under current context.*",
 )
 _LOUD = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers")

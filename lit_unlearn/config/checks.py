@@ -165,6 +165,11 @@ def _check_strategy(config: Config) -> None:
             raise UserError(
                 f"{watcher} goes back through a whole step, which data.micro_batch_size cuts in parts: set it to null"
             )
+    if config.strategy.cuts_weights and config.data.micro_batch_size == "auto":
+        raise UserError(
+            f"data.micro_batch_size=auto is tried by each process alone, and strategy.name={name} cuts the weights in "
+            "pieces that all of them gather: give a number, by the memory that check=true plans"
+        )
     if name in CUT and config.model.compile:
         raise UserError(f"model.compile has not been tried with strategy.name={name}: set model.compile=false")
 

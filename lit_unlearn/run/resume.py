@@ -36,7 +36,7 @@ FREE = (
     *("resume", "overwrite", "check", "debug", "output_dir", "logging", "export.push_to_hub", "export.private"),
     *("trainer.log_every_n_steps", "trainer.checkpoint_every_n_epochs", "trainer.keep_checkpoints"),
     *("trainer.checkpoint_every_n_steps", "trainer.checkpoint_every_n_minutes"),
-    *("trainer.devices", "trainer.num_nodes"),
+    *("trainer.devices", "trainer.num_nodes", "strategy.timeout_minutes", "strategy.gathering"),
 )
 """What may change: it decides neither a step nor a record. All other settings, those to come included, may not.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 
-from lit_unlearn.parallel import all_reduce_sum, gather_by_key, rank
+from lit_unlearn.parallel import all_reduce_sum, gather_by_key, rank, world_size
 from lit_unlearn.recording.checkpoints import checkpoint_path, keep_newest
 from lit_unlearn.training.settings import TrainerConfig
 from lit_unlearn.training.signals import end, is_asked_to_end, patience
@@ -46,7 +46,8 @@ class Checkpoints(Checkpoint):
         """
         steps, minutes = self.config.checkpoint_every_n_steps, self.config.checkpoint_every_n_minutes
         is_old = bool(minutes) and rank() == 0 and time.monotonic() - self.last_time >= 60 * (minutes or 0)
-        words = torch.tensor([is_asked_to_end(), is_old], dtype=torch.int32, device=trainer.strategy.root_device)
+        device = trainer.strategy.root_device if world_size() > 1 else "cpu"  # a GPU is not waited for alone
+        words = torch.tensor([is_asked_to_end(), is_old], dtype=torch.int32, device=device)
         asked, is_old = all_reduce_sum(words).tolist()
         if asked:
             end(f"{self._save(trainer)} is whole")

@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "settling.py"
 ROWS = 32
-CASES = [("single", 0), ("single", 80)]
+CASES = [("single", 0), ("single", 80), ("ddp", 80), ("zero2", 80)]
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_every_number_can_be_computed_from_the_records_again(finished: Path):
 def test_the_model_loads_with_transformers(finished: Path):
     model = AutoModelForCausalLM.from_pretrained(finished / "model")
     tokenizer = AutoTokenizer.from_pretrained(finished / "model")
-    assert {path.suffix for path in (finished / "model").iterdir()} <= {".json", ".safetensors", ".jinja"}
+    assert {path.suffix for path in (finished / "model").iterdir()} <= {".json", ".safetensors", ".jinja", ".md"}
     assert str(next(model.parameters()).dtype) == "torch.float32"
     assert tokenizer.chat_template is not None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.config.schema import Config
@@ -89,10 +87,10 @@ def within_memory(plan: str) -> Iterator[None]:
 class MicroBatches(L.Callback):
     """Settles the module's ``micro_batch_size``: the fewest forwards a step whose largest rows fit on every rank.
 
-    A trial is a forward and a backward of one micro-batch of the longest rows, on whole weights and without a word to
-    other ranks, so that one of them may run out of memory. What a step will hold and is not there yet (moments,
-    gradients) is stood for by an empty tensor, by the memory plan. Weights, gradients, optimizer and random states are
-    left as they are. A resumed run takes the number from its checkpoint.
+    A trial is a forward and a backward of one micro-batch of the longest rows without a word to other ranks, so that
+    one of them may run out of memory; weights that lie in pieces cannot be tried so. What a step will hold and is not
+    there yet (moments, gradients) is stood for by an empty tensor, by the memory plan. Weights, gradients, optimizer
+    and random states are left as they are. A resumed run takes the number from its checkpoint.
     """
 
     def __init__(self, config: Config, size: ModelSize, data: UnlearnData, resident: bool) -> None:
@@ -146,7 +144,7 @@ class MicroBatches(L.Callback):
     def _fits(self, module: UnlearnModule, num_rows: int, micro: bool) -> bool:
         """On every rank."""
         batch = {role: rows.to(module.device) for role, rows in self._longest(module, num_rows).items()}
-        with module.reading(), alone(), _unhooked(module):
+        with module.reading(), alone():
             short = _is_too_much(module, batch, self._to_come(module, micro), micro)
         gc.collect()
         if module.device.type == "cuda":
@@ -176,20 +174,6 @@ class MicroBatches(L.Callback):
             tensors = [t for state in moments for t in state.values() if isinstance(t, Tensor)]
             now = sum(tensor.nbytes for tensor in [*weights, *tensors])
         return max(0, round(steady * GIB) - now)
-
-
-@contextmanager
-def _unhooked(module: UnlearnModule) -> Iterator[None]:
-    """FSDP2 would take a forward that fails for one that goes on, and gather for it what other ranks do not."""
-    units = [unit for unit in module.modules() if isinstance(unit, FSDPModule)]
-    kept = [(unit, unit._forward_pre_hooks, unit._forward_hooks) for unit in units]
-    for unit in units:
-        unit._forward_pre_hooks, unit._forward_hooks = OrderedDict(), OrderedDict()
-    try:
-        yield
-    finally:
-        for unit, before, after in kept:
-            unit._forward_pre_hooks, unit._forward_hooks = before, after
 
 
 def _is_too_much(module: UnlearnModule, batch: Batch, to_come: int, micro: bool) -> bool:

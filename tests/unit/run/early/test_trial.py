@@ -14,7 +14,7 @@ def test_memory_that_runs_out_is_one_line_with_the_plan():
     with pytest.raises(UserError, match=told), within_memory("3 GiB"):
         torch.empty(2**60, dtype=torch.uint8)  # more than any machine gives
     with pytest.raises(RuntimeError, match="shape"), within_memory("3 GiB"):
-        torch.ones(2) @ torch.ones(3, 2, 2).reshape(4, 3)
+        _ = torch.ones(2) @ torch.ones(3, 2, 2).reshape(4, 3)
 
 
 def test_beliefs_are_as_long_as_they_can_be():
