@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from lit_unlearn.strategies.visible import processes_here
 
 OptimizerName = Literal["adamw", "adamw_8bit", "adamw_paged", "adamw_in_backward"]
 
@@ -48,8 +50,9 @@ class TrainerConfig:
     max_steps: int = -1
     """Stop after this many optimizer steps; -1: when the epochs are over."""
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = 1
-    """Processes on this machine, one a GPU (or one a CPU process)."""
+    devices: Any = 1
+    """Processes on this machine, one a GPU (or one a CPU process); ``auto``: as many as torchrun or srun has started,
+    else one on each visible GPU, else one."""
     num_nodes: int = 1
     """Machines, with ``devices`` processes each; started by ``srun`` or ``torchrun``."""
     num_threads: int | None = None
@@ -75,6 +78,10 @@ class TrainerConfig:
         return self.devices * self.num_nodes
 
     def __post_init__(self) -> None:
+        if self.devices == "auto":
+            self.devices = processes_here(self.accelerator)
+        if type(self.devices) is not int:
+            raise ValueError(f"trainer.devices={self.devices} must be a number, or auto")
         if self.max_epochs < 1 or self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(
                 f"trainer.max_epochs={self.max_epochs} must be at least 1, "

@@ -78,8 +78,9 @@ PLANNED = [path for path in CONFS if " Plan: " in path.read_text()]
 
 
 @pytest.mark.parametrize("path", PLANNED, ids=name)
-def test_the_memory_that_a_conf_names_is_the_plans_and_fits_its_card(path: Path):
+def test_the_memory_that_a_conf_names_is_the_plans_and_fits_its_card(path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(PLANNED) == 9
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")  # for devices: auto
     config, shape = load([f"conf={path}"]), path.stem.partition("_")[0]
     size, world, micro = model_size(shape), config.trainer.world, config.data.micro_batch_size
     rows = step_rows("tofu", micro or config.data.batch_size // world, size.vocab, 0)

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.strategies.visible import visible_gpus
 from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.read import begin
 from lit_unlearn.sweep.work.calls import Terminated
@@ -51,8 +51,7 @@ def run(sweep: Sweep) -> None:
 def _share(sweep: Sweep, slot: int) -> dict[str, str]:
     """The GPUs of one of ``jobs`` points at a time, as the environment names them; in turn where there are too few."""
     trainer = sweep.points[0].config().trainer
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = visible.split(",") if visible else sorted(path.name[6:] for path in Path("/dev").glob("nvidia[0-9]*"))
+    found = visible_gpus()
     if trainer.accelerator == "cpu" or len(found) < trainer.devices:
         return {}
     places = len(found) // trainer.devices
