@@ -50,7 +50,8 @@ def traffic(
     (Rajbhandari et al. 2020, section 7, where ZeRO-1 and ZeRO-2 send 2 and ZeRO-3 sends 3 times the parameters).
 
     ``ddp``: one all-reduce of float32 gradients. ``zero1``: bf16 gradients once, bf16 weights once. ``zero2``: the
-    gradients in every micro-batch. ``zero3``: weights gathered in the forward and the backward, gradients reduced, in
+    gradients in every micro-batch. Both all-reduce their gradients, as DeepSpeed does with its buckets, where the paper
+    counts a reduce-scatter. ``zero3``: weights gathered in the forward and the backward, gradients reduced, in
     every micro-batch; blocks that are computed again are gathered for that and their backward together. ``fsdp2``: the
     same with float32 gradients, and what lies outside the blocks is gathered once.
     """
@@ -59,8 +60,8 @@ def traffic(
     ring, many = (num_gpus - 1) / num_gpus, micro_batches
     gathered, reduced = {
         "ddp": (0, 2 * 4 * moved),
-        "zero1": (2 * moved, 2 * moved),
-        "zero2": (2 * moved, 2 * moved * many),
+        "zero1": (2 * moved, 2 * 2 * moved),
+        "zero2": (2 * moved, 2 * 2 * moved * many),
         "zero3": (2 * 2 * weights * many, 2 * moved * many),
         "fsdp2": ((2 * 2 * (weights - ends) + 2 * ends) * many, 4 * moved * many),
     }[strategy]

@@ -152,4 +152,4 @@ def on_base(parts: Parts, size: ModelSize, preset: str, base: str | None) -> Par
     if base is None:
         return parts
     saved = (held(preset, "single", True).weights - BASES[base]) * size.blocks
-    return replace(parts, weights=parts.weights - saved / GIB)
+    return replace(parts, weights=parts.weights - saved / GIB, cast=0.0)  # a layer is computed in what it is read as

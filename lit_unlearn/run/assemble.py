@@ -152,7 +152,7 @@ def retain_model_asker(
 
     def ask(device: torch.device) -> Records:
         model, tokenizer = load_pretrained(path, config.model)
-        own = evaluator.in_tokens_of(build_encoder(config, tokenizer, model))
+        own = evaluator.in_tokens_of(build_encoder(config, tokenizer, model.requires_grad_(False)))  # casts stay not
         return own.ask(ScoringEngine(model, config.model.logits_mib).to(device), "retain_model")
 
     def ask_and_release(device: torch.device) -> Records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,10 @@ def save_trained(
             _write(strategy, policy, weights, export.dtype)
         elif export.form == "merged":
             consolidate(strategy, policy)
+    failed = None
     if strategy.is_global_zero:
-        save_model(policy, tokenizer, directory, export, weights)
+        failed = _tried(save_model, policy, tokenizer, directory, export, weights)
+    _refuse(directory, broadcast_object(failed))
 
 
 @torch.no_grad()
@@ -58,21 +61,23 @@ def _write(strategy: Sharded, model: PreTrainedModel, directory: Path, dtype: to
     first, failed = rank() == 0, None
     if first:
         shutil.rmtree(directory, ignore_errors=True)
-        directory.mkdir(parents=True)
+        failed = _tried(directory.mkdir, parents=True)
     files = _files(model, dtype)
     names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
     names = names if len(files) > 1 else ["model.safetensors"]
     for file, weights in zip(names, files, strict=True):
         held = {name: _merged(strategy, weight, layer, dtype) for name, (weight, layer) in weights.items()}
         if first and failed is None:
-            failed = _saved({name: tensor for name, tensor in held.items() if tensor is not None}, directory / file)
+            tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
+            failed = _tried(save_file, tensors, directory / file, {"format": "pt"})
     if first and failed is None and len(files) > 1:
         where = {name: file for file, weights in zip(names, files, strict=True) for name in weights}
         total = dtype.itemsize * sum(_count(weight) for weights in files for weight, _ in weights.values())
-        write_json(directory / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": where})
-    failed = broadcast_object(failed)
-    if failed is not None:
-        raise UserError(f"{directory} cannot be written: {failed}; mend that, then go on with resume=true")
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        failed = _tried(write_json, directory / "model.safetensors.index.json", index)
+    if (failed := broadcast_object(failed)) is not None and first:
+        shutil.rmtree(directory, ignore_errors=True)
+    _refuse(directory, failed)
 
 
 def _files(model: PreTrainedModel, dtype: torch.dtype) -> list[dict[str, tuple[Tensor, Any]]]:
@@ -109,10 +114,15 @@ def _merged(strategy: Sharded, weight: Tensor, layer: Any, dtype: torch.dtype) -
     return exact.to(dtype) if exact.is_floating_point() else exact
 
 
-def _saved(weights: dict[str, Tensor], path: Path) -> str | None:
-    """Why they are not on the disk; None: they are."""
+def _tried(write: Callable[..., object], *arguments: Any, **options: Any) -> str | None:
+    """Why it is not on the disk; None: it is."""
     try:
-        save_file(weights, path, {"format": "pt"})
+        write(*arguments, **options)
     except (OSError, SafetensorError) as error:
         return str(error)
     return None
+
+
+def _refuse(directory: Path, failed: str | None) -> None:
+    if failed is not None:
+        raise UserError(f"{directory} cannot be written: {failed}; mend that, then go on with resume=true")

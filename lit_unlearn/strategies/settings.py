@@ -13,8 +13,9 @@ CUT = ("zero1", "zero2", "zero3", "fsdp2")
 
 @dataclass
 class StrategyConfig:
-    """Which part of the states each rank holds. Bytes a weight in float32 with AdamW, W ranks: ``ddp`` 16, ``zero1``
-    8 + 8 / W, ``zero2`` 4 + 12 / W, ``zero3`` and ``fsdp2`` 16 / W."""
+    """Which part of the states each rank holds. Bytes a weight under bf16-mixed with AdamW, W ranks, copies on
+    their way apart: ``ddp`` and ``single`` 16, ``zero1`` 2 + 14 / W, ``zero2`` 2 + 16 / W, ``zero3`` 18 / W, ``fsdp2``
+    16 / W: ZeRO holds bf16 weights beside float32 masters."""
 
     name: StrategyName = "auto"
     """``single``: one process. ``ddp``: whole copies. ``zero1``, ``zero2``, ``zero3``: DeepSpeed cuts the moments, the

@@ -7,10 +7,27 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from torch import nn
 
+from lit_unlearn.errors import UserError, is_out_of_memory
 from lit_unlearn.parallel import all_reduce_max, before_meetings
 
 _NONE = -1
 """What a rank wants that waits for the others."""
+
+
+@contextmanager
+def _whole(gathered: AbstractContextManager[None]) -> Iterator[None]:
+    """Raises UserError where a block finds no room: no smaller batch helps, and the others are in the gather."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(gathered)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                "out of memory for one whole block of the model beside what is read with it: lower "
+                "evaluation.batch_size, beliefs.batch_size or squeeze.batch_size, or use more devices"
+            ) from error
+        yield
 
 
 @contextmanager
@@ -31,13 +48,13 @@ def in_turns(
 
     def vote(wanted: int) -> None:
         while (turn := all_reduce_max(wanted, meets=False)) != wanted:
-            with gather(blocks[turn]):
+            with _whole(gather(blocks[turn])):
                 pass
 
     def before(number: int) -> Callable[..., None]:
         def hook(*_: object) -> None:
             vote(number)
-            running.enter_context(gather(blocks[number]))
+            running.enter_context(_whole(gather(blocks[number])))
 
         return hook
 

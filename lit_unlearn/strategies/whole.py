@@ -103,7 +103,9 @@ class Sharded(Strategy):
         if self.gathering != "auto" or self.root_device.type != "cuda":
             return self.gathering != "blocks"
         free, _ = torch.cuda.mem_get_info(self.root_device)
-        needed = sum(whole_bytes(weight) for engine in engines for weight in engine.parameters())
+        free += torch.cuda.memory_reserved(self.root_device) - torch.cuda.memory_allocated(self.root_device)
+        low = self.precision_plugin.precision == "bf16-mixed"
+        needed = sum(whole_bytes(weight, low) for engine in engines for weight in engine.parameters())
         return not all_reduce_max(int(needed > _SPARE * free))
 
     def accumulate(self, loss: Tensor) -> None:
@@ -132,9 +134,9 @@ def own_weights(unit: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in unit.parameters() if id(weight) not in of_blocks]
 
 
-def whole_bytes(weight: Tensor) -> int:
-    """Of all pieces together."""
-    return getattr(weight, "ds_numel", weight.numel()) * weight.element_size()
+def whole_bytes(weight: Tensor, low: bool) -> int:
+    """Of all pieces together, gathered in bf16 where ``low``."""
+    return getattr(weight, "ds_numel", weight.numel()) * (2 if low else weight.element_size())
 
 
 def open_root(strategy: Strategy, model: nn.Module | None) -> AbstractContextManager[None]:

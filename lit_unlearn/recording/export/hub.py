@@ -9,6 +9,8 @@ from huggingface_hub import HfApi, constants, get_token
 
 from lit_unlearn.errors import UserError
 
+_STALE = ["*.safetensors", "*.safetensors.index.json", "adapter_config.json"]
+"""Of a model that was there before, what would be read in place of this one or on top of it."""
 _LONGEST = 300
 """Characters of what the Hub or the network has to say."""
 LOGIN = "run `hf auth login`, or set HF_TOKEN in the environment"
@@ -38,7 +40,8 @@ def push(directory: Path, repository: str, private: bool) -> str:
         if private and not api.model_info(repository).private:
             raise ValueError("it is there already and public: set export.private=false, or choose another ID")
         done = "filled"
-        api.upload_folder(repo_id=repository, folder_path=directory, commit_message="Model and card by lit_unlearn")
+        told = "Model and card by lit_unlearn"
+        api.upload_folder(repo_id=repository, folder_path=directory, commit_message=told, delete_patterns=_STALE)
     except Exception as error:  # of the network, of the Hub, of the files; the run itself is finished
         line = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
         again = f"hf upload {repository} {shlex.quote(str(directory))} . {'--private' if private else '--no-private'}"

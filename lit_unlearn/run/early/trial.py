@@ -165,8 +165,10 @@ class MicroBatches(L.Callback):
         weights = list(module.parameters())
         trained = sum(getattr(w, "ds_numel", w.numel()) for w in weights if w.requires_grad)
         optim = self.config.optim.name
-        parts = planned(self.config, self.size, optim, trained, _NOTHING, micro, self.resident)
-        steady = parts.moments["forward"] - (0.0 if module.device.type == "cuda" else parts.workspace)
+        lora = self.config.model.lora
+        base = "full" if lora is None else lora.base
+        parts = planned(self.config, self.size, optim, trained, _NOTHING, micro, self.resident, base)
+        steady = parts.moments["forward"] - parts.cast - (0.0 if module.device.type == "cuda" else parts.workspace)
         if module.device.type == "cuda":
             now = torch.cuda.memory_allocated(module.device)
         else:

@@ -10,8 +10,7 @@ from lit_unlearn.evaluation.report import ROWS, cell
 from lit_unlearn.models.rounding import Rounding
 from lit_unlearn.recording.environment import environment
 from lit_unlearn.recording.export.card import Card, render
-from lit_unlearn.run.early.outlook import told_objective
-from lit_unlearn.run.export.settings import NOT_TOLD, benchmark_name, hub_id, told_settings
+from lit_unlearn.run.export.settings import NOT_TOLD, benchmark_name, hub_id, told_objectives, told_settings
 from lit_unlearn.run.prepare import Study
 
 _NOT_SHOWN = (
@@ -46,7 +45,7 @@ def card_of(study: Study, kind: str, numbers: Mapping[str, Mapping[str, float]],
             base_model=hub_id(config.model.path),
             tags=tags,
             about=about,
-            terms=[(term.weight, name, told_objective(term.objective)) for name, term in study.terms.items()],
+            terms=[(study.terms[name].weight, name, told) for name, told in told_objectives(config).items()],
             training=_training(config),
             data=_data(study, benchmark),
             numbers={name: [ROWS[name], *(cell(numbers[column].get(name)) for column in columns)] for name in names},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -21,7 +22,7 @@ _WORD = re.compile(r"[\w.+-]{1,40}")
 
 def hub_id(path: str | None) -> str | None:
     """``path`` where it was read from the Hub, by which it is known to others; None where it is this machine's."""
-    return path if path is not None and _HUB_ID.fullmatch(path) and not Path(path).exists() else None
+    return path if path is not None and _HUB_ID.fullmatch(path) and not _is_here(path) else None
 
 
 def told_settings(config: Config) -> dict[str, Any]:
@@ -63,6 +64,25 @@ def _without_words(benchmark: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name if name in BENCHMARKS else NOT_TOLD, **numbers}
 
 
+def told_objectives(config: Config) -> dict[str, str]:
+    """Each term's objective with what of its fields was set, told as ``told_settings`` tells it."""
+    found = {}
+    for name, term in told_settings(config)["terms"].items():
+        if term is not None:
+            fields_of = dict(term["objective"])
+            kind = fields_of.pop("name")
+            found[name] = f"{kind}({', '.join(f'{key}={value}' for key, value in fields_of.items())})"
+    return found
+
+
+def _is_here(text: str) -> bool:
+    """Whether it names a place of this machine; any text may be asked."""
+    try:
+        return os.path.exists(os.path.expanduser(text))
+    except ValueError:  # a zero byte
+        return False
+
+
 def _told(node: Any, full: bool) -> Any:
     if isinstance(node, Mapping):
         return {str(key): _told(value, full) for key, value in node.items()}
@@ -70,7 +90,7 @@ def _told(node: Any, full: bool) -> Any:
         return [_told(value, full) for value in node]
     if not isinstance(node, str):
         return node
-    is_place = Path(node).expanduser().exists() or ("/" in node and not hub_id(node) and not re.search(r"\s", node))
+    is_place = _is_here(node) or ("/" in node and not hub_id(node) and not re.search(r"\s", node))
     if full:
         return Path(node).name if is_place else node
     return node if not is_place and (_WORD.fullmatch(node) or hub_id(node)) else NOT_TOLD
