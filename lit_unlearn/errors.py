@@ -31,7 +31,8 @@ class NonFiniteLoss(UserError):
 
 def is_of_another_process(error: BaseException) -> bool:
     """Whether it only says that a process of the same run is gone or does not answer, as gloo and NCCL put it."""
-    words = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL")
+    words = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+    words += ("ncclRemoteError", "communicator was aborted", "collective operation timeout")
     return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 

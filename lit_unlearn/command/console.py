@@ -137,7 +137,8 @@ def start(command: Command) -> None:
         if not is_of_another_process(error) or "debug=true" in map(str.lower, argv):
             raise
         going_on = "; then go on with resume=true" if command.resumes else ""
-        print(f"error: {_GONE}{going_on}", file=sys.stderr, flush=True)
+        said = str(error).strip().splitlines()[0][:200]
+        print(f"error: {_GONE}{going_on} ({said})", file=sys.stderr, flush=True)
         os._exit(1)  # its threads still wait for the other
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         going_on = "resume=true goes on from there" if command.resumes else "start it again"

@@ -157,7 +157,7 @@ def test_ended_and_resumed_it_does_not_go_on(options, start, chosen, tmp_path, m
     run_dir = tmp_path / "run"
     argv = [*start, MIDDLE, *options, f"output_dir={run_dir}"]
     with monkeypatch.context() as patch:
-        patch.setattr(unlearn, "save_model", fail)
+        patch.setattr(unlearn, "save_trained", fail)
         with pytest.raises(RuntimeError, match="power"):
             main(argv)
     history = read_history(run_dir / "history.csv")

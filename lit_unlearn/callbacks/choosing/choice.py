@@ -81,7 +81,8 @@ class Choice(L.Callback):
         best = self.best
         if best is not None and best.step == step:
             self.kept.write(module.trainer.strategy, module.engine.model, step)
-            self.kept.prune({step} | {old.step for old in map(self._best_until, self._resumable()) if old is not None})
+            bests = map(self._best_until, self._known_by_checkpoints())
+            self.kept.prune({step} | {old.step for old in bests if old is not None})
         since = len(self.candidates) if best is None else self.candidates[::-1].index(best)
         if self.patience is not None and since >= self.patience:
             self.stop(module.trainer, f"{since} evaluations in a row brought no better model")
@@ -151,7 +152,8 @@ class Choice(L.Callback):
                 best = candidate
         return best
 
-    def _resumable(self) -> list[int]:
-        """Steps of the checkpoints from which a killed run could go on."""
+    def _known_by_checkpoints(self) -> list[int]:
+        """Steps up to which the checkpoints may know candidates: their own, or the one before, where they were written
+        ahead of an epoch's evaluation."""
         names = [path.stem.rpartition("-")[2] for path in checkpoints(self.checkpoints)]
-        return [int(name) for name in names if name.isdigit()]
+        return [step for name in names if name.isdigit() for step in (int(name) - 1, int(name))]

@@ -65,7 +65,8 @@ class EarlyStopConfig:
 @dataclass
 class DisruptionConfig:
     """How far the policy may move from its start where nothing is to change. Training stops at the first measurement
-    above ``max``, and what is saved keeps below."""
+    above ``max``; saved is the last measured step below, or ``keep_best``'s among those evaluated. Where there is none
+    the last step is, and ``metrics.json`` says so. Rounding to ``export.dtype`` comes after."""
 
     max: float = 0.01
     """Budget in nats: KL(start || policy), mean over the answer tokens of retain rows that are not trained on."""
