@@ -151,6 +151,27 @@ def test_resumed_behind_the_best_step(start, chosen, tmp_path, monkeypatch):
         assert list(what_is_chosen(resumed)) == list(what_is_chosen(chosen))
 
 
+def test_checkpoints_ahead_of_an_evaluation_find_what_they_count_on(start, tmp_path, monkeypatch):
+    """Each evaluation brings a better model, and checkpoints are written before the one of their step."""
+    run_dir, argv = tmp_path / "run", [*start, "evaluation.keep_best={metric: forget_probability, mode: min}"]
+    argv += ["trainer.checkpoint_every_n_epochs=0", "trainer.checkpoint_every_n_steps=2", "trainer.keep_checkpoints=3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(unlearn, "save_trained", fail)
+        with pytest.raises(RuntimeError, match="power"):
+            main([*argv, f"output_dir={run_dir}"])
+    kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert kept == [f"step-{step:08d}.ckpt" for step in (4, 6, 8)]
+    found = []
+    for number in range(1, len(kept) + 1):
+        shutil.copytree(run_dir, tmp_path / str(number))
+        for name in kept[number:]:
+            (tmp_path / str(number) / "checkpoints" / name).unlink()
+        main([*argv, f"output_dir={tmp_path / str(number)}", "resume=true"])
+        assert numbers(tmp_path / str(number))["chosen"]["step"] == 8
+        found.append(list(what_is_chosen(tmp_path / str(number))))
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize("options", [[], ["evaluation.early_stop.patience=1"]], ids=["all epochs", "early stop"])
 def test_ended_and_resumed_it_does_not_go_on(options, start, chosen, tmp_path, monkeypatch):
     """Stopped while the model is saved, when there is nothing left to train; an early stop stays one."""
