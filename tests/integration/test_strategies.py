@@ -16,7 +16,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from lit_unlearn import finetune
+from lit_unlearn import evaluate, finetune
 from lit_unlearn.recording.checkpoints import checkpoint_path, checkpoints, last_checkpoint, remove
 
 CONF = f"conf={Path(__file__).parent / 'tiny.yaml'}"
@@ -195,3 +195,51 @@ def test_a_base_in_four_bits_on_two_is_that_on_one(start, tmp_path):
         assert two[model] == pytest.approx(one[model], abs=1e-5), model
     weights = [load_file(path / "model" / "model.safetensors") for path in found]
     assert all((weight - weights[1][name]).abs().max() < 1e-5 for name, weight in weights[0].items())
+
+
+SMALL_FILES = """
+from dataclasses import dataclass
+from lit_unlearn.objectives.npo import NPO
+from lit_unlearn.strategies import saving
+
+saving.FILE_BYTES = 60_000
+
+
+@dataclass(frozen=True)
+class InSmallFiles(NPO):
+    pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
+def test_as_the_8b_conf_trains(strategy, start, tmp_path, monkeypatch):
+    """bf16, blocks computed again, the best step put back, several files: the model on disk gives the run's numbers."""
+    (tmp_path / "small_files.py").write_text(SMALL_FILES)
+    monkeypatch.syspath_prepend(tmp_path)
+    run_dir, precision = tmp_path / "run", "trainer.precision=bf16-mixed"
+    options = ["terms.forget.objective={name: small_files:InSmallFiles}", "model.gradient_checkpointing=full"]
+    options += ["evaluation.keep_best={metric: forget_probability, mode: max}", precision, "trainer.max_epochs=3"]
+    run = train(start, f"output_dir={run_dir}", *on_two(strategy), *options)
+    assert run.returncode == 0, run.stderr[-3000:]
+    numbers = json.loads((run_dir / "metrics.json").read_text())
+    assert numbers["chosen"]["step"] == STEPS_PER_EPOCH  # the first evaluation, and not the last
+    files = sorted(path.name for path in (run_dir / "model").glob("*.safetensors"))
+    assert len(files) > 3
+    assert (run_dir / "model" / "model.safetensors.index.json").is_file()
+    evaluate.main(
+        [
+            CONF,
+            "finetune=null",
+            f"model.path={run_dir / 'model'}",
+            f"output_dir={tmp_path / 'again'}",
+            precision,
+            "evaluation.max_new_tokens=4",
+            "logging.mode=disabled",
+            "evaluation.selection={}",
+        ]
+    )
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    found = next(value for key, value in again.items() if isinstance(value, dict) and "mem" in value)
+    for name in ("forget_probability", "mem", "utility"):
+        assert found[name] == pytest.approx(numbers["unlearned"][name], abs=0.02), name
