@@ -113,7 +113,8 @@ class Evaluation(L.Callback):
         """For a resumed run that had no step left to train, in which Lightning calls no hook of the training's end."""
         if "unlearned" not in self.numbers:
             pl_module.to(trainer.strategy.root_device)
-            self.on_train_end(trainer, pl_module)
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_train_end(trainer, pl_module)
 
     def _consider(self, name: str, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, UnlearnModule)

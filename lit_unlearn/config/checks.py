@@ -165,10 +165,10 @@ def _check_strategy(config: Config) -> None:
             raise UserError(
                 f"{watcher} goes back through a whole step, which data.micro_batch_size cuts in parts: set it to null"
             )
-    if config.strategy.cuts_weights and config.data.micro_batch_size == "auto":
+    if name in CUT and config.data.micro_batch_size == "auto":
         raise UserError(
-            f"data.micro_batch_size=auto is tried by each process alone, and strategy.name={name} cuts the weights in "
-            "pieces that all of them gather: give a number, by the memory that check=true plans"
+            f"data.micro_batch_size=auto is tried by each process alone, and strategy.name={name} cuts in pieces what "
+            "all of them share: give a number, by the memory that check=true plans, or set strategy.name=ddp"
         )
     if name in CUT and config.model.compile:
         raise UserError(f"model.compile has not been tried with strategy.name={name}: set model.compile=false")

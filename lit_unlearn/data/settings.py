@@ -49,7 +49,7 @@ class DataConfig:
     """Rows of each role in one optimizer step, over all ranks together."""
     micro_batch_size: Any = None
     """Rows of each role in one forward of one process; null: all of a step's; ``auto``: the most that fit, tried with
-    the longest rows before the first step, where each process has whole weights. The gradient is the whole batch's,
+    the longest rows before the first step, under ``single`` and ``ddp``. The gradient is the whole batch's,
     for weights of losses depend on labels alone; the memory of activations falls with it."""
     max_length: int = 512
     """Tokens of prompt and answer; a longer answer is cut, a longer prompt refused."""

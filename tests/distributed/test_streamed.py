@@ -67,9 +67,11 @@ def test_a_weight_that_is_broken_is_refused_by_name(strategy, tokenizer, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_process_holds_more_than_its_share_and_a_file(strategy, tokenizer, tmp_path):
-    path = write(tmp_path / "model", tokenizer, False, 1536, "40MB")
+    path = write(tmp_path / "model", tokenizer, False, 2304, "40MB")
     files = [file.stat().st_size for file in path.glob("*.safetensors")]
-    assert sum(files) > 150 * MIB  # of bf16: twice as much when loaded
+    assert sum(files) > 300 * MIB  # of bf16: twice as much when loaded
     _, found = cut(tmp_path, path, strategy, "alone")
     assert found["held"] == pytest.approx(sum(files), rel=0.01)  # half of the weights, in float32
-    assert found["grown"] < found["held"] + max(files) + 48 * MIB  # of which 48 for what the libraries load
+    assert (
+        found["grown"] < found["held"] + max(files) + 256 * MIB
+    )  # for what is read at once and what the libraries load

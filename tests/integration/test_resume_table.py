@@ -83,10 +83,8 @@ def stop(run_dir: Path, place: str) -> None:
     shutil.rmtree(run_dir / "model")
     (run_dir / "metrics.json").unlink()
     lines = (run_dir / "history.csv").read_text().splitlines(keepends=True)
-    at = next(number for number, line in enumerate(lines) if line.startswith(f"{step},train/"))
-    if place != "an epoch's end":
-        at = [number for number, line in enumerate(lines) if line.startswith(f"{step - 1},train/")][-1] + 1
-        at += lines[at].startswith(f"{step - 1},epoch")
+    at = [number for number, line in enumerate(lines) if line.startswith(f"{step - 1},train/")][-1] + 1
+    at += lines[at].startswith(f"{step - 1},epoch")
     (run_dir / "history.csv").write_text("".join(lines[:at]))
 
 

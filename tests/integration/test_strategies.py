@@ -166,7 +166,7 @@ def test_the_error_of_one_process_is_told_first_and_ends_the_other(start, tmp_pa
 @pytest.mark.slow
 def test_a_process_that_is_gone_ends_the_other_at_once(start, tmp_path):
     run_dir, options = tmp_path / "run", ["trainer.max_epochs=500", "trainer.checkpoint_every_n_epochs=10"]
-    options += ["evaluation.every_n_epochs=0", "squeeze=null", *on_two("zero3")]
+    options += ["evaluation.every_n_epochs=0", "evaluation.keep_best=null", "squeeze=null", *on_two("zero3")]
     command = [sys.executable, "-m", "lit_unlearn.train", *COMMON, start, f"output_dir={run_dir}", *options]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
