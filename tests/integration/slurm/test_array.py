@@ -18,7 +18,7 @@ SIX = f"""{SMALL}
 points:
   - {{optim.lr: 1.0e-3}}
   - {{optim.lr: 2.0e-3}}
-  - {{optim.lr: 1.0e-3, trainer.max_epochs: 400, trainer.checkpoint_every_n_epochs: 0}}
+  - {{optim.lr: 1.0e-3, trainer.max_epochs: 1000, trainer.checkpoint_every_n_epochs: 0}}
   - {{terms.forget.objective: {{name: dpo}}, data.alternates: nowhere.jsonl}}
   - {{optim.lr: 1.0e-4, trainer.max_epochs: 99999, trainer.checkpoint_every_n_epochs: 0}}
   - {{optim.lr: 4.0e-3}}
@@ -80,7 +80,7 @@ def test_an_array_with_a_preempted_a_failing_and_a_cancelled_point(slurm: None, 
     assert len(list(directory.glob("shared/models-*"))) == 1
     assert len(json.loads((directory / "six-2" / "environment.json").read_text())["starts"]) == 2  # gone on with
     steps = [line.split(",")[0] for line in (directory / "six-2" / "history.csv").read_text().splitlines()]
-    assert len(steps) > 400
+    assert len(steps) > 1000
 
     report = (directory / "report.txt").read_text()  # by the job behind the array
     assert "missing: point 3, failed: data.alternates" in report
