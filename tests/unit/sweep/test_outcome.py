@@ -67,7 +67,9 @@ def test_states_in_slurms_queue(sweep, tmp_path: Path, monkeypatch: pytest.Monke
     leave(begun.task_dir(1), "preempted", "saved")
     leave(begun.task_dir(2), "failed", "no room")
     (begun.directory / JOBS).write_text('["7"]')
-    (tmp_path / "squeue").write_text('#!/bin/sh\ncase "$*" in *"--jobs 7"*) echo "$ANSWER"; esac; exit $CODE\n')
+    (tmp_path / "squeue").write_text(
+        '#!/bin/sh\ncase "$*" in *"--jobs 7 --states all"*) echo "$ANSWER"; esac; exit $CODE\n'
+    )
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("CODE", "0")
     monkeypatch.setenv("ANSWER", "0 PENDING\n1 CANCELLED\n2 COMPLETED")
