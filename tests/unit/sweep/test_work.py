@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -9,8 +10,9 @@ import pytest
 
 from lit_unlearn.errors import Preempted, UserError
 from lit_unlearn.recording.lock import locked
+from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.read import begin
-from lit_unlearn.sweep.work import calls, shared
+from lit_unlearn.sweep.work import calls, here, shared
 from lit_unlearn.sweep.work.calls import Failed
 from lit_unlearn.sweep.work.here import _share
 from lit_unlearn.sweep.work.progress import check_progress
@@ -220,6 +222,22 @@ def test_points_at_a_time_share_the_gpus(sweep, monkeypatch: pytest.MonkeyPatch)
     shares = [_share(two, slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
     assert shares == ["0,2", "3,5", "0,2"]
     assert _share(sweep("run"), 0) == {}  # on the CPU
+
+
+def test_points_here_are_all_worked_on_and_one_that_fails_is_named(sweep, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(here, "_LOOK_SECONDS", 0.01)
+    started = []
+
+    def start(sweep: Sweep, number: int, environment: dict[str, str]) -> subprocess.Popen:
+        started.append((number, environment["CUDA_VISIBLE_DEVICES"]))
+        return subprocess.Popen(["sh", "-c", f"exit {int(number == 2)}"])
+
+    monkeypatch.setattr(here, "_start", start)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    with pytest.raises(UserError, match="point 2 did not finish"):
+        here.run(sweep("run", "jobs=2", "trainer.accelerator=auto"))
+    assert [number for number, _ in started] == [0, 1, 2, 3]
+    assert [gpu for _, gpu in started[:2]] == ["4", "7"]
 
 
 def test_a_point_with_a_trial_keeps_it(sweep):
