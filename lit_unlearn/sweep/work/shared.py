@@ -39,6 +39,8 @@ _NOT_OF_ANSWERS = (
     *(f"evaluation.{key}" for key in ("every_n_epochs", "metrics", "selection")),
     *_OF_TRAINING,
 )
+_OWN_FAULTS = {"data.alternates": "refusals"}
+"""In place of a file that both commands open though nothing comes of it: without it, its own point fails alone."""
 _LOOK_SECONDS = 1.0
 
 
@@ -113,7 +115,7 @@ def _models(sweep: Sweep, point: Point, key: str) -> Path:
         # Settings that do not count differ between points, and a run goes on only with those it was started with.
         first = directory / "started.json"
         if not first.is_file():
-            write_json(first, point.arguments())
+            write_json(first, point.having(_OWN_FAULTS).arguments())
         call("finetune", [*json.loads(first.read_text()), f"output_dir={made}", "resume=auto"], directory / "log.txt")
 
     _make_once(directory, made, are_whole, make)
@@ -126,7 +128,7 @@ def _answers(directory: Path, point: Point, model: str) -> Path:
     settings: dict[str, Any] = {"finetune": None, "model.path": model, "evaluation.retain_model": None}
     settings |= {"evaluation.retain_records": None, "evaluation.original_records": None}
     settings |= dict.fromkeys(_OF_TRAINING)  # it may read what needs the retain model
-    arguments = [*point.having(settings).arguments(), f"output_dir={made}", "overwrite=true"]
+    arguments = [*point.having(settings | _OWN_FAULTS).arguments(), f"output_dir={made}", "overwrite=true"]
     make = partial(call, "evaluate", arguments, directory / "log.txt")
     _make_once(directory, made, (made / "metrics.json").is_file, make)
     return made / "records" / "evaluated"

@@ -127,6 +127,24 @@ def test_what_evaluate_cannot_answer_for_is_not_shared(sweep, monkeypatch: pytes
     assert asked[2:] == [("retain", None)]
 
 
+def test_a_point_that_is_to_fail_makes_what_others_share(sweep, monkeypatch: pytest.MonkeyPatch):
+    failing = "{terms.forget.objective: {name: dpo}, data.alternates: nowhere.jsonl}"
+    two = sweep("run", lines=f"conf: {TINY}\npoints: [{failing}, {{optim.lr: 0.5}}]")
+    asked = []
+
+    def call(command: str, arguments: list[str], log: Path) -> None:
+        asked.append((command, 'data.alternates="nowhere.jsonl"' in arguments))
+        made = Path(next(argument for argument in arguments if argument.startswith("output_dir="))[11:])
+        for file in ("target/config.json", "retain/config.json", "metrics.json"):
+            (made / file).parent.mkdir(parents=True, exist_ok=True)
+            (made / file).touch()
+
+    monkeypatch.setattr(shared, "call", call)
+    given = shared.with_shared(two, two.points[0])
+    assert asked == [("finetune", False), ("evaluate", False), ("evaluate", False)]
+    assert given.config().data.alternates == "nowhere.jsonl"
+
+
 def test_attempts_that_leave_nothing_new_come_to_an_end(sweep, monkeypatch: pytest.MonkeyPatch):
     begun = begin(sweep("run"))
     begun.task_dir(1).mkdir(parents=True)
