@@ -13,7 +13,7 @@ from lit_unlearn.command.console import COMMANDS
 
 PACKAGE = Path(lit_unlearn.__file__).parent
 FLOORS = [
-    {"errors", "files", "parallel", "types"},
+    {"errors", "files", "parallel", "slurm", "types"},
     {"command", "display", "halving", "schemas"},
     {"objectives", "benchmarks"},
     {"data"},

@@ -55,6 +55,13 @@ class Point:
         left = day is not None and self.config().data.prompt.date is None
         return self.having({"data.prompt.date": day}) if left else self
 
+    def cut_by(self, seed: int) -> Point:
+        """With the seed of the cut into selection and report half, where there is one and the conf leaves its seed to
+        the run's."""
+        selection = self.config().evaluation.selection
+        left = selection is not None and selection.seed is None
+        return self.having({"evaluation.selection.seed": seed}) if left else self
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -81,6 +88,15 @@ class Sweep:
         trials = [{}] * (config.search.num_trials if config.search else 1)
         chosen = product(seeds, listed, *axes, trials)
         return [self._point(number, parts) for number, parts in enumerate(chosen)]
+
+    def aligned(self, point: Point) -> Point:
+        """With what a conf leaves to its run and all runs of a sweep need alike: the day, and the cut of the probes, or
+        one seed would choose by what another reports."""
+        return point.on(self.config.day).cut_by(self._first_seed)
+
+    @cached_property
+    def _first_seed(self) -> int:
+        return self.points[0].config().seed
 
     @property
     def rule(self) -> Rule:

@@ -29,6 +29,8 @@ class SearchConfig:
             chosen = keys == {"choices"} and isinstance(spec["choices"], list) and spec["choices"]
             if not chosen and not ({"low", "high"} <= keys <= {"low", "high", "log", "step"}):
                 raise ValueError(f"search.space.{key}={spec} must be {{low: ..., high: ...}} or {{choices: [...]}}")
+            if not chosen:
+                _check_bounds(f"search.space.{key}={spec}", **spec)
 
 
 @dataclass
@@ -45,7 +47,8 @@ class SweepConfig:
     """Points one by one, e.g. ``[{conf: methods/llama1b_npo, optim.lr: 1e-5}]``."""
     search: SearchConfig | None = None
     seeds: list[int] = field(default_factory=list)
-    """The slowest axis; numbers are averaged over it. Empty: the conf's own seed."""
+    """The slowest axis; numbers are averaged over it. Empty: the conf's own seed. The first is also
+    ``evaluation.selection.seed`` of all points where that is null: no seed may choose by what another reports."""
     rule: KeepBestConfig | None = None
     """What points are ranked by and a search optimizes, of the numbers on the selection half where there is one:
     ``{metric: agg, constraints: {utility: {min_ratio: 0.95}}}``. Null: the conf's ``evaluation.keep_best``, or the
@@ -92,6 +95,19 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping) and value
         found |= flat(cast(Mapping, value), f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
+
+
+def _check_bounds(told: str, low: Any, high: Any, log: Any = False, step: Any = None) -> None:
+    """Raises ValueError for what Optuna would refuse, at its first trial."""
+    numbers = [low, high, *([] if step is None else [step])]
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"{told}: low, high and step must be numbers")
+    if not low < high:
+        raise ValueError(f"{told}: low must be below high")
+    if not isinstance(log, bool) or (log and (low <= 0 or step is not None)):
+        raise ValueError(f"{told}: log must be true or false, and true needs low above 0 and goes without step")
+    if step is not None and step <= 0:
+        raise ValueError(f"{told}: step must be above 0")
 
 
 def _specs(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

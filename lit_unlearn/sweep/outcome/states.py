@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,8 @@ from lit_unlearn.sweep.work.task import ENDED, LOG, is_finished
 
 JOBS = "jobs.json"
 """In a sweep's directory, the arrays of SLURM that it was submitted as."""
+_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+_ENDED |= {"REVOKED", "TIMEOUT"}
 StateName = Literal["done", "running", "waiting", "failed", "preempted", "cancelled", "stopped", "killed"]
 
 
@@ -29,16 +31,14 @@ class State:
 
 def states(sweep: Sweep) -> list[State]:
     """Of all points; asks SLURM's queue where the sweep was submitted."""
-    queued = _queued(sweep)
-    return [_state(sweep, point.number, queued) for point in sweep.points]
+    return _states(sweep, _queued(sweep))
 
 
 def to_do(sweep: Sweep) -> list[int]:
     """Points that nobody works on, nor will, and that are not done."""
-    queued = _queued(sweep) or ()
-    return [
-        state.number for state in states(sweep) if state.name not in ("done", "running") and state.number not in queued
-    ]
+    queued = _queued(sweep)
+    free = [state.number for state in _states(sweep, queued) if state.name not in ("done", "running")]
+    return [number for number in free if number not in (queued or ())]
 
 
 def submitted(sweep: Sweep) -> list[str]:
@@ -47,7 +47,11 @@ def submitted(sweep: Sweep) -> list[str]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def _state(sweep: Sweep, number: int, queued: Collection[int] | None) -> State:
+def _states(sweep: Sweep, queued: Mapping[int, str] | None) -> list[State]:
+    return [_state(sweep, point.number, queued) for point in sweep.points]
+
+
+def _state(sweep: Sweep, number: int, queued: Mapping[int, str] | None) -> State:
     directory, run_dir = sweep.task_dir(number), sweep.run_dir(number)
     if is_finished(run_dir):
         return State(number, "done")
@@ -55,8 +59,10 @@ def _state(sweep: Sweep, number: int, queued: Collection[int] | None) -> State:
         return State(number, "running")
     if is_held(directory):
         return State(number, "running", "starting, or waiting for what points share")
-    left = _left(sweep, number)
-    if queued is not None and number in queued:
+    left, task = _left(sweep, number), (queued or {}).get(number)
+    if task in ("CONFIGURING", "RUNNING"):
+        return State(number, "running", f"its task is {task.lower()}, says SLURM")
+    if task is not None:
         return State(number, "waiting", f"in the queue; was {left.name}: {left.reason}" if left else "in the queue")
     if queued is not None and (left is None or left.name in ("preempted", "stopped")):
         return State(
@@ -79,14 +85,18 @@ def _left(sweep: Sweep, number: int) -> State | None:
     return None
 
 
-def _queued(sweep: Sweep) -> set[int] | None:
-    """Points that SLURM will start; None: it was not asked to, or cannot be asked."""
+def _queued(sweep: Sweep) -> dict[int, str] | None:
+    """Points of which SLURM holds a task that has not ended, with its state; None: there was none, or it cannot be
+    asked."""
     jobs = ",".join(submitted(sweep))
     if not jobs:
         return None
-    words = ["squeue", "--noheader", "--array", "--jobs", jobs, "--states", "PENDING", "--format", "%K"]
+    words = ["squeue", "--noheader", "--array", "--jobs", jobs, "--states", "all", "--format", "%K %T"]
     try:
         asked = subprocess.run(words, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return {int(word) for word in asked.stdout.split() if word.isdigit()}  # of a job it has forgotten, nothing
+    if asked.returncode and "Invalid job id" not in asked.stderr:  # as it calls one that it has forgotten
+        return None
+    tasks = (line.split() for line in asked.stdout.splitlines())
+    return {int(number): state for number, state in tasks if number.isdigit() and state not in _ENDED}

@@ -35,7 +35,8 @@ def run(sweep: Sweep) -> None:
     with _pool() as working:
         while waiting or working:
             while waiting and free:
-                number, taken[waiting[0]] = waiting.pop(0), free.pop(0)
+                number = waiting.pop(0)
+                taken[number] = free.pop(0)
                 working[number] = _start(sweep, number, taken[number])
             for number, process in list(working.items()):
                 if process.poll() is not None:

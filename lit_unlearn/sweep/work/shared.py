@@ -33,13 +33,14 @@ _OF_ONE_RUN = (
 )
 """What neither ``finetune`` nor ``evaluate`` reads. All other settings count, those to come included."""
 _NOT_OF_MODELS = (*_OF_ONE_RUN, "evaluation")
+_OF_TRAINING = tuple(f"evaluation.{key}" for key in ("keep_best", "early_stop", "disruption"))
 _NOT_OF_ANSWERS = (
     *(*_OF_ONE_RUN, "finetune", "strategy"),
-    *(
-        f"evaluation.{key}"
-        for key in ("every_n_epochs", "metrics", "selection", "keep_best", "early_stop", "disruption")
-    ),
+    *(f"evaluation.{key}" for key in ("every_n_epochs", "metrics", "selection")),
+    *_OF_TRAINING,
 )
+_OWN_FAULTS = {"data.alternates": "refusals"}
+"""In place of a file that both commands open though nothing comes of it: without it, its own point fails alone."""
 _LOOK_SECONDS = 1.0
 
 
@@ -66,11 +67,17 @@ def with_shared(sweep: Sweep, point: Point) -> Point:
         records = _answers(directory / "retain", point, retain_model)
         point = point.having({"evaluation.retain_model": None, "evaluation.retain_records": str(records)})
     model = point.config().model.path
-    whole = config.strategy.name not in CUT and config.optim.name != "adamw_8bit"  # which rounds the start's weights
-    if model is not None and whole and config.evaluation.original_records is None:
+    if model is not None and _starts_as_saved(config) and config.evaluation.original_records is None:
         records = _answers(directory / "original", point, model)
         point = point.having({"evaluation.original_records": str(records)})
     return point
+
+
+def _starts_as_saved(config: Config) -> bool:
+    """Whether the model before unlearning answers as ``evaluate`` finds it: whole, and with no weight rounded."""
+    lora = config.model.lora
+    rounds = config.optim.name == "adamw_8bit" or (lora is not None and lora.base != "full")
+    return config.strategy.name not in CUT and not rounds
 
 
 def models_key(config: Config) -> str:
@@ -108,7 +115,7 @@ def _models(sweep: Sweep, point: Point, key: str) -> Path:
         # Settings that do not count differ between points, and a run goes on only with those it was started with.
         first = directory / "started.json"
         if not first.is_file():
-            write_json(first, point.arguments())
+            write_json(first, point.having(_OWN_FAULTS).arguments())
         call("finetune", [*json.loads(first.read_text()), f"output_dir={made}", "resume=auto"], directory / "log.txt")
 
     _make_once(directory, made, are_whole, make)
@@ -120,7 +127,8 @@ def _answers(directory: Path, point: Point, model: str) -> Path:
     made = directory / "run"
     settings: dict[str, Any] = {"finetune": None, "model.path": model, "evaluation.retain_model": None}
     settings |= {"evaluation.retain_records": None, "evaluation.original_records": None}
-    arguments = [*point.having(settings).arguments(), f"output_dir={made}", "overwrite=true"]
+    settings |= dict.fromkeys(_OF_TRAINING)  # it may read what needs the retain model
+    arguments = [*point.having(settings | _OWN_FAULTS).arguments(), f"output_dir={made}", "overwrite=true"]
     make = partial(call, "evaluate", arguments, directory / "log.txt")
     _make_once(directory, made, (made / "metrics.json").is_file, make)
     return made / "records" / "evaluated"

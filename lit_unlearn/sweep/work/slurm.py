@@ -9,21 +9,23 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from lit_unlearn.config.files import find_conf, read_conf
 from lit_unlearn.errors import UserError
 from lit_unlearn.files import write_json
 from lit_unlearn.sweep.outcome.states import JOBS, submitted, to_do
-from lit_unlearn.sweep.plan import Sweep
+from lit_unlearn.sweep.plan import Point, Sweep
 from lit_unlearn.sweep.read import begin
+from lit_unlearn.sweep.settings import flat
 
 _PACKAGE = Path(__file__).parents[2]
-_UNKNOWN = "JOB"
+_UNKNOWN, _AUTO = "JOB", "auto"
 
 
 def submit(sweep: Sweep) -> None:
     """Every point that is neither finished nor at work nor queued; ``dry_run`` only prints.
 
     Raises:
-        UserError: points need different numbers of processes, or SLURM refuses.
+        UserError: points need different numbers of processes, or nobody knows how many, or SLURM refuses.
     """
     numbers = to_do(sweep)
     if not numbers:
@@ -55,16 +57,29 @@ def _report(sweep: Sweep, job: str) -> list[str]:
 
 
 def _options(sweep: Sweep) -> list[str]:
+    slurm = {key.replace("_", "-"): value for key, value in sweep.config.slurm.items()}
     trainers = [point.config().trainer for point in sweep.points]
-    if len({(trainer.num_nodes, trainer.devices) for trainer in trainers}) > 1:
+    devices = [_AUTO if _is_auto(point) else point.config().trainer.devices for point in sweep.points]
+    if len({(trainer.num_nodes, number) for trainer, number in zip(trainers, devices, strict=True)}) > 1:
         raise UserError(
             "points differ in trainer.devices or num_nodes, and the tasks of an array are alike: cut it in two"
         )
-    trainer = trainers[0]
-    options: dict[str, Any] = {"nodes": trainer.num_nodes, "ntasks-per-node": trainer.devices}
-    if trainer.accelerator == "cuda" and not any(key.startswith("g") for key in sweep.config.slurm):
-        options["gpus-per-node"] = trainer.devices
-    return _written(options | sweep.config.slurm)
+    trainer, processes = trainers[0], slurm.get("ntasks-per-node", devices[0])
+    if processes == _AUTO:
+        raise UserError(
+            "trainer.devices=auto counts the GPUs of the machine that submits: give slurm.ntasks_per_node=N and "
+            "slurm.gpus_per_node=N, or trainer.devices=N"
+        )
+    options: dict[str, Any] = {"nodes": trainer.num_nodes, "ntasks-per-node": processes}
+    if trainer.accelerator == "cuda" and not any(key.startswith("g") for key in slurm):
+        options["gpus-per-node"] = processes
+    return _written(options | slurm)
+
+
+def _is_auto(point: Point) -> bool:
+    """By what is written: its config has counted."""
+    written = flat(read_conf(find_conf(point.conf))) | flat(point.settings)
+    return written.get("trainer.devices") == _AUTO
 
 
 def _written(options: Mapping[str, Any]) -> list[str]:

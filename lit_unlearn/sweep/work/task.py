@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
@@ -12,9 +10,11 @@ from typing import NoReturn
 from lit_unlearn.errors import Preempted, UserError
 from lit_unlearn.files import write_json
 from lit_unlearn.recording.lock import is_held, locked
+from lit_unlearn.slurm import requeue
 from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.read import begin, is_begun
-from lit_unlearn.sweep.work.calls import INTERRUPTED, Failed, Terminated, call, in_array
+from lit_unlearn.sweep.work.calls import INTERRUPTED, Failed, Terminated, call
+from lit_unlearn.sweep.work.progress import check_progress
 from lit_unlearn.sweep.work.shared import with_shared
 from lit_unlearn.sweep.work.trials import propose, tell
 
@@ -50,7 +50,8 @@ def carry_out(sweep: Sweep) -> None:
         (directory / ENDED).unlink(missing_ok=True)
         try:
             print(f"point {number}: {run_dir}", flush=True)
-            point = with_shared(sweep, propose(sweep, sweep.points[number]).on(sweep.config.day))
+            check_progress(sweep, number)
+            point = with_shared(sweep, sweep.aligned(propose(sweep, sweep.points[number])))
             call("train", [*point.arguments(), f"output_dir={run_dir}", "resume=auto"], directory / LOG)
             tell(sweep, number)
             return
@@ -62,6 +63,7 @@ def carry_out(sweep: Sweep) -> None:
             failed = Failed(128 + signal.SIGTERM, "terminated", terminated=True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows is short
         if is_finished(run_dir):  # it was asked to end when it was about to
+            tell(sweep, number)
             return
         when = datetime.now().astimezone().isoformat(timespec="seconds")
         told = {"state": failed.state, "reason": failed.reason, "code": failed.code, "when": when}
@@ -80,17 +82,7 @@ def _leave(number: int, failed: Failed) -> NoReturn:
         raise UserError(f"point {number}: {failed.reason}")
     if failed.code == INTERRUPTED:
         raise KeyboardInterrupt
-    left = Preempted(f"point {number} is saved", failed.code if failed.terminated else Preempted.CODE)
-    left.add("SLURM has put it back into its queue" if not failed.terminated and _requeue() else "start it again")
+    job = None if failed.terminated else requeue()  # else SLURM ends it, and knows why
+    left = Preempted(f"point {number}: {failed.reason}", failed.code if failed.terminated else Preempted.CODE)
+    left.add("it goes on when it is started again" if job is None else f"SLURM has put job {job} back into its queue")
     raise left
-
-
-def _requeue() -> bool:
-    """Where neither the run has done so nor SLURM itself, which ends a job that it cancels or requeues."""
-    if not in_array():
-        return False
-    job = "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)
-    told = subprocess.run(["scontrol", "show", "job", job, "--oneliner"], capture_output=True, text=True).stdout
-    if "JobState=RUNNING" in told.split():
-        subprocess.run(["scontrol", "requeue", job])
-    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
@@ -37,6 +38,8 @@ def propose(sweep: Sweep, point: Point) -> Point:
     path = sweep.task_dir(point.number) / TRIAL
     if search is None or path.is_file():
         return settled(sweep, point)
+    for number in _untold(sweep, search, point.number):
+        tell(sweep, number)
     trial = _trial(sweep, search, point.number)
     chosen = {key: _suggested(trial, key, spec) for key, spec in search.space.items()}
     write_json(path, {"trial": trial.number, "settings": chosen})
@@ -53,7 +56,8 @@ def tell(sweep: Sweep, number: int) -> None:
     value = sweep.rule.value(*choosing(metrics))
     state = optuna.trial.TrialState.PRUNED if value is None else optuna.trial.TrialState.COMPLETE
     trial = _trial(sweep, search, number)
-    _study(sweep, search, number).tell(trial.number, value, state, skip_if_finished=True)
+    with suppress(optuna.exceptions.UpdateFinishedTrialError):  # another was quicker
+        _study(sweep, search, number).tell(trial.number, value, state, skip_if_finished=True)
 
 
 def ends(search: SearchConfig) -> list[dict[str, Any]]:
@@ -67,6 +71,15 @@ def check_installed() -> None:
     """Raises UserError without Optuna."""
     if find_spec("optuna") is None:
         raise UserError("search needs Optuna: pip install -e '.[sweep]'")
+
+
+def _untold(sweep: Sweep, search: SearchConfig, number: int) -> list[int]:
+    """Points that may have finished and were killed before they said so."""
+    import optuna
+
+    running = (optuna.trial.TrialState.RUNNING,)
+    trials = _study(sweep, search, number).get_trials(deepcopy=False, states=running)
+    return [trial.user_attrs[_POINT] for trial in trials if _POINT in trial.user_attrs]
 
 
 def _trial(sweep: Sweep, search: SearchConfig, number: int) -> Any:

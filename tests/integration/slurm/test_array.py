@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,7 @@ SIX = f"""{SMALL}
 points:
   - {{optim.lr: 1.0e-3}}
   - {{optim.lr: 2.0e-3}}
-  - {{optim.lr: 1.0e-3, trainer.max_epochs: 400, trainer.checkpoint_every_n_epochs: 0}}
+  - {{optim.lr: 1.0e-3, trainer.max_epochs: 1000, trainer.checkpoint_every_n_epochs: 0}}
   - {{terms.forget.objective: {{name: dpo}}, data.alternates: nowhere.jsonl}}
   - {{optim.lr: 1.0e-4, trainer.max_epochs: 99999, trainer.checkpoint_every_n_epochs: 0}}
   - {{optim.lr: 4.0e-3}}
@@ -59,13 +60,20 @@ def test_an_array_with_a_preempted_a_failing_and_a_cancelled_point(slurm: None, 
     said = told("sweep", ["submit", "six.yaml", "limit=2"], tmp_path)
     job = said.split()[1].rstrip(":")
     directory = tmp_path / "runs" / "sweeps" / "six"
-    trains = lambda point: (directory / f"six-{point}" / "history.csv").is_file()  # noqa: E731
+
+    def trains(point: int) -> bool:  # the numbers of step 0 are there before
+        history = directory / f"six-{point}" / "history.csv"
+        return history.is_file() and not history.read_text().rpartition("\n")[0].rpartition("\n")[2].startswith(
+            ("s", "0,")
+        )
 
     wait(lambda: trains(2), "point 2 trains")
-    subprocess.run(["scancel", "--signal=USR1", f"{job}_2"], check=True)  # as five minutes before its time is over
-    wait(lambda: f"{job}_2 PENDING" in queue("--format", "%i %T"), "point 2 is requeued")
+    with subprocess.Popen(["scancel", "--signal=USR1", f"{job}_2"]) as asks:  # as five minutes before its time is over
+        wait(lambda: f"{job}_2 PENDING" in queue("--format", "%i %T"), "point 2 is requeued")
+        asks.terminate()  # else it asks once more where the job was gone before SLURM answered
     ended = json.loads((directory / "tasks" / "2" / "ended.json").read_text())
     assert ended["state"] == "preempted"
+    assert re.search(r"step-\d+\S* is whole", ended["reason"])
     assert "2  waiting: in the queue; was preempted: " in told("sweep", ["status", "six.yaml"], tmp_path)
     subprocess.run(["scontrol", "update", f"jobid={job}_2", "starttime=now"], check=True)  # else in two minutes
 
@@ -80,7 +88,7 @@ def test_an_array_with_a_preempted_a_failing_and_a_cancelled_point(slurm: None, 
     assert len(list(directory.glob("shared/models-*"))) == 1
     assert len(json.loads((directory / "six-2" / "environment.json").read_text())["starts"]) == 2  # gone on with
     steps = [line.split(",")[0] for line in (directory / "six-2" / "history.csv").read_text().splitlines()]
-    assert len(steps) > 400
+    assert len(steps) > 1000
 
     report = (directory / "report.txt").read_text()  # by the job behind the array
     assert "missing: point 3, failed: data.alternates" in report

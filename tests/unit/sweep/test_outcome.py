@@ -67,8 +67,12 @@ def test_states_in_slurms_queue(sweep, tmp_path: Path, monkeypatch: pytest.Monke
     leave(begun.task_dir(1), "preempted", "saved")
     leave(begun.task_dir(2), "failed", "no room")
     (begun.directory / JOBS).write_text('["7"]')
-    (tmp_path / "squeue").write_text('#!/bin/sh\ncase "$*" in *"--jobs 7"*) echo 0; esac\n')
+    (tmp_path / "squeue").write_text(
+        '#!/bin/sh\ncase "$*" in *"--jobs 7 --states all"*) echo "$ANSWER"; esac; exit $CODE\n'
+    )
     (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("CODE", "0")
+    monkeypatch.setenv("ANSWER", "0 PENDING\n1 CANCELLED\n2 COMPLETED")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     gone = "no longer in the queue; submit goes on"
     assert told(begun) == [
@@ -76,6 +80,23 @@ def test_states_in_slurms_queue(sweep, tmp_path: Path, monkeypatch: pytest.Monke
         ("cancelled", gone),
     ]  # fmt: skip
     assert to_do(begun) == [1, 2, 3]
+    monkeypatch.setenv("ANSWER", "0 RUNNING\n1 CONFIGURING\nN/A RUNNING\n3 COMPLETING")
+    started = ("running", "its task is running, says SLURM")
+    assert told(begun)[::3] == [started, ("waiting", "in the queue")]
+    assert told(begun)[1][0] == "running"
+    assert to_do(begun) == [2]
+
+
+@pytest.mark.parametrize(
+    ("said", "name"), [("Invalid job id specified", "cancelled"), ("Unable to contact slurm controller", "waiting")]
+)
+def test_a_queue_that_does_not_answer_has_cancelled_nothing(said: str, name: str, sweep, tmp_path: Path, monkeypatch):
+    begun = begin(sweep("run"))
+    (begun.directory / JOBS).write_text('["7"]')
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho slurm_load_jobs error: {said} >&2; exit 1\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert {state for state, _ in told(begun)} == {name}
 
 
 def test_the_table_ranks_means_over_seeds_and_names_what_is_missing(sweep, capsys: pytest.CaptureFixture[str]):

@@ -76,6 +76,16 @@ def test_one_day_for_all_unless_the_conf_names_one(sweep):
     ]
 
 
+def test_one_cut_for_all_seeds_unless_the_conf_names_one(sweep):
+    keeping = "points: [{evaluation: {every_n_epochs: 1, keep_best: {metric: agg}}}, {evaluation.selection.share: 0.3}"
+    rates = sweep(
+        lines=LINES.replace("[0, 1]", "[5, 6]").replace("1.0e-3, ", "")
+        + f"{keeping}, {{evaluation.selection.seed: 3}}, {{squeeze: null}}]"
+    )
+    cuts = [rates.aligned(point).config().evaluation.selection for point in rates.points]
+    assert [cut and cut.seed for cut in cuts] == [5, 5, 3, None] * 2
+
+
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_shipped_sweep_is_found_and_builds(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)  # where there is no ./conf, the package's own

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from lit_unlearn.errors import Preempted, UserError
+from lit_unlearn.slurm import requeue
 from lit_unlearn.training import signals
-from lit_unlearn.training.signals import heeding, patience, requeue
+from lit_unlearn.training.signals import heeding, patience
 
 
 def hear(number: signal.Signals = signal.SIGTERM) -> None:
