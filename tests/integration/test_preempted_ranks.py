@@ -17,7 +17,7 @@ from tests.wandb_reader import read_run
 
 CONF = f"conf={Path(__file__).parent / 'tiny.yaml'}"
 COMMON = [CONF, "squeeze=null", "logging.mode=offline", "evaluation.every_n_epochs=0", "evaluation.max_new_tokens=4"]
-COMMON += ["finetune.max_epochs=4", "trainer.max_epochs=30", "trainer.checkpoint_every_n_epochs=0"]
+COMMON += ["finetune.max_epochs=4", "trainer.max_epochs=90", "trainer.checkpoint_every_n_epochs=0"]
 COMMON += ["data.benchmark.num_general=2", "trainer.devices=2", "strategy.persistent_below=0", "resume=auto"]
 
 
@@ -53,11 +53,11 @@ def test_ranks_end_together_and_go_on(strategy: str, tmp_path: Path):
     assert told == f"preempted: {saved} is whole; go on with resume=auto"
     finish(argv, output)
     finish(argv, output)  # nothing is left to do
-    for path, number in ((finetuned, 4 * 4), (trained, 60)):
+    for path, number in ((finetuned, 4 * 4), (trained, 180)):
         steps = Counter(line.split(",")[0] for line in path.read_text().splitlines() if ",train/loss," in line)
         assert steps == Counter(map(str, range(number))), path
     told_online = [row for path in (run_dir / "wandb").glob("offline-run-*/*.wandb") for row in read_run(path).history]
     steps = Counter(row["trainer/global_step"] for row in told_online if "train/loss" in row)
-    assert steps == Counter(range(60))
+    assert steps == Counter(range(180))
     assert not list(run_dir.rglob("*.tmp"))
     assert not (run_dir / "finetune" / "target_run" / "checkpoints").exists()

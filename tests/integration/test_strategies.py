@@ -118,7 +118,8 @@ class Steep(NLL):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "precision"),
-    [("ddp", "32-true"), ("zero2", "bf16-mixed"), ("zero3", "bf16-mixed"), ("zero3", "32-true"), ("fsdp2", "32-true")],
+    [("zero2", "bf16-mixed"), ("zero3", "bf16-mixed"), ("fsdp2", "32-true")]
+    + ([("ddp", "32-true"), ("zero3", "32-true")] if os.environ.get("LIT_UNLEARN_MATRIX") else []),
 )
 def test_a_gradient_that_is_infinite_stops_the_run(strategy, precision, start, tmp_path, monkeypatch):
     (tmp_path / "steep.py").write_text(STEEP.replace("CALLS", "5"))
