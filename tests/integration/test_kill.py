@@ -1,7 +1,7 @@
 """kill -9 at any moment, and at the worst, the middle of a checkpoint's write: the resumed run loses nothing.
 
-Twenty deaths over five kinds of run (``LIT_UNLEARN_KILLS=10``; else eight). Each is resumed as anybody would, and must end with the weights, the numbers, the
-records and the steps of a run that nobody stopped, bit by bit.
+Twenty deaths over five kinds of run (``LIT_UNLEARN_KILLS=10``; else eight). Each is resumed as anybody would, and must
+end with the weights, the numbers, the records and the steps of a run that nobody stopped, bit by bit.
 """
 
 from __future__ import annotations
