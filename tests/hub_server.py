@@ -54,6 +54,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = self.path.partition("?")[0].strip("/").split("/")
         known = self.headers.get("Authorization") == f"Bearer {self.server.token}"
         if known and parts[:2] == ["api", "models"] and "/".join(parts[2:4]) in self.server.repositories:
+            if parts[4:] == ["tree", "main"]:
+                return self._answer(self._tree("/".join(parts[2:4])))
             return self._answer(self._info("/".join(parts[2:4])))
         return self._refuse(404, "not found")
 
@@ -103,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": repository, "modelId": repository, "sha": "0" * 40, "private": known["private"], "tags": [],
                 "downloads": 0, "likes": 0, "siblings": siblings}  # fmt: skip
 
+    def _tree(self, repository: str) -> list[dict[str, Any]]:
+        files = self.server.repositories[repository]["files"]
+        return [{"type": "file", "path": name, "size": len(body), "oid": "0" * 40} for name, body in files.items()]
+
     def _mode(self, file: dict[str, Any]) -> dict[str, Any]:
         mode = "lfs" if file["size"] > self.server.large else "regular"
         return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": None}
@@ -130,6 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.server.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         address = f"{self.server.address}/{repository}/commit/{'0' * 40}"
         return self._answer({"commitUrl": address, "commitOid": "0" * 40})
 
@@ -143,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def _answer(self, answer: dict[str, Any], status: int = 200) -> None:
+    def _answer(self, answer: dict[str, Any] | list[dict[str, Any]], status: int = 200) -> None:
         body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

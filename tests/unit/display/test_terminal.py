@@ -81,7 +81,7 @@ class Terminal:
                 row += 1
                 lines += [""] * (row + 1 - len(lines))
             elif code.endswith("A") and code.startswith("\x1b"):
-                row -= int(code[2:-1] or 1)
+                row = max(0, row - int(code[2:-1] or 1))
             elif code == "\x1b[2K":
                 lines[row] = ""
             elif not code.startswith("\x1b"):

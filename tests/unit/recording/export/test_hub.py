@@ -50,6 +50,11 @@ def test_what_arrives_is_the_directory(without_xet: None, directory: Path, monke
         (directory / "README.md").write_text("# Another card\n")
         push(directory, ID, private=True)  # into the one that is there
         assert hub.files(ID) == contents(directory)
+        (directory / "model.safetensors").rename(directory / "model-00001-of-00001.safetensors")
+        hub.files(ID)["adapter_config.json"] = b"{}"  # and what would be put on top of the new model
+        push(directory, ID, private=True)
+        assert hub.files(ID) == contents(directory)
+        (directory / "model-00001-of-00001.safetensors").rename(directory / "model.safetensors")
         push(directory, "my-group/open", private=False)
         assert hub.repositories["my-group/open"]["private"] is False
         assert hub.unknown == []
