@@ -31,6 +31,11 @@ def write_json(path: Path, obj: object) -> None:
     write_text(path, json.dumps(_finite(obj), indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
+def is_finished(run_dir: Path) -> bool:
+    """``metrics.json`` is the last file that a run writes."""
+    return (run_dir / "metrics.json").is_file()
+
+
 def _finite(obj: object) -> object:
     if isinstance(obj, float):
         return obj if math.isfinite(obj) else None

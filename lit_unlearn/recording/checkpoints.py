@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
+from safetensors import SafetensorError
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.files import replacing
@@ -98,6 +99,26 @@ def remove(path: Path) -> None:
         shutil.rmtree(gone)
     else:
         path.unlink()
+
+
+def put_in_place(unfinished: Path, path: Path) -> None:
+    """A directory that is written becomes ``path``, for good once this returns."""
+    if path.exists():
+        remove(path)
+    sync(unfinished)
+    unfinished.rename(path)
+    sync(path.parent)
+
+
+def why_unwritten(write: Callable[..., object], *arguments: Any, **options: Any) -> str | None:
+    """Why a call could not write; None: it could. For a rank that must go on, or the others would wait for it."""
+    try:
+        write(*arguments, **options)
+    except OSError as error:
+        return error.strerror or str(error)
+    except SafetensorError as error:  # of its own for a full disk
+        return str(error)
+    return None
 
 
 def write_durably(checkpoint: Any, path: Path) -> None:

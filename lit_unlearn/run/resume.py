@@ -58,11 +58,6 @@ def settled(config: Run) -> Run:
     return replace(config, resume=was_started(Path(config.output_dir))) if config.resume == "auto" else config
 
 
-def is_finished(run_dir: Path) -> bool:
-    """``metrics.json`` is the last file that a run writes."""
-    return (run_dir / "metrics.json").is_file()
-
-
 @rank_zero_only
 def tell_finished(output_dir: str) -> None:
     print(f"{output_dir} is finished: there is nothing to resume; overwrite=true starts it anew")

@@ -16,19 +16,19 @@ from lit_unlearn.config.schema import Config
 from lit_unlearn.display.screen import display, phase
 from lit_unlearn.errors import UserError
 from lit_unlearn.evaluation.records import are_complete, read_records, write_records
+from lit_unlearn.files import is_finished
 from lit_unlearn.models.load import load_pretrained
 from lit_unlearn.recording.export.hub import push
 from lit_unlearn.recording.export.saved_model import Export
 from lit_unlearn.recording.wandb.run import close_wandb
 from lit_unlearn.run.assemble import assemble, export_dtype
+from lit_unlearn.run.early.memory import within_memory
 from lit_unlearn.run.early.outlook import memory_plan
 from lit_unlearn.run.early.start import Start, start
-from lit_unlearn.run.early.trial import within_memory
 from lit_unlearn.run.export.card import card_of
 from lit_unlearn.run.loggers import build_loggers
 from lit_unlearn.run.plan import SAVING, plan_run
 from lit_unlearn.run.results import MODELS, write_results
-from lit_unlearn.run.resume import is_finished
 from lit_unlearn.run.target import finetune_models
 from lit_unlearn.strategies.saving import save_trained
 from lit_unlearn.strategies.whole import Sharded

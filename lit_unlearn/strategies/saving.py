@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import Strategy
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,6 +17,7 @@ from lit_unlearn.files import write_json
 from lit_unlearn.models.adapters.lora import adapted_layers, adapter_weights, added_weight
 from lit_unlearn.models.streamed.source import plain, reads_back
 from lit_unlearn.parallel import broadcast_object, rank
+from lit_unlearn.recording.checkpoints import why_unwritten
 from lit_unlearn.recording.export.saved_model import Export, save_model
 from lit_unlearn.strategies.whole import Sharded, consolidate
 
@@ -51,7 +50,7 @@ def save_trained(
             consolidate(strategy, policy)
     failed = None
     if strategy.is_global_zero:
-        failed = _tried(save_model, policy, tokenizer, directory, export, weights)
+        failed = why_unwritten(save_model, policy, tokenizer, directory, export, weights)
     _refuse(directory, broadcast_object(failed))
 
 
@@ -61,7 +60,7 @@ def _write(strategy: Sharded, model: PreTrainedModel, directory: Path, dtype: to
     first, failed = rank() == 0, None
     if first:
         shutil.rmtree(directory, ignore_errors=True)
-        failed = _tried(directory.mkdir, parents=True)
+        failed = why_unwritten(directory.mkdir, parents=True)
     files = _files(model, dtype)
     names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
     names = names if len(files) > 1 else ["model.safetensors"]
@@ -69,12 +68,12 @@ def _write(strategy: Sharded, model: PreTrainedModel, directory: Path, dtype: to
         held = {name: _merged(strategy, weight, layer, dtype) for name, (weight, layer) in weights.items()}
         if first and failed is None:
             tensors = {name: tensor for name, tensor in held.items() if tensor is not None}
-            failed = _tried(save_file, tensors, directory / file, {"format": "pt"})
+            failed = why_unwritten(save_file, tensors, directory / file, {"format": "pt"})
     if first and failed is None and len(files) > 1:
         where = {name: file for file, weights in zip(names, files, strict=True) for name in weights}
         total = dtype.itemsize * sum(_count(weight) for weights in files for weight, _ in weights.values())
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        failed = _tried(write_json, directory / "model.safetensors.index.json", index)
+        failed = why_unwritten(write_json, directory / "model.safetensors.index.json", index)
     if (failed := broadcast_object(failed)) is not None and first:
         shutil.rmtree(directory, ignore_errors=True)
     _refuse(directory, failed)
@@ -112,15 +111,6 @@ def _merged(strategy: Sharded, weight: Tensor, layer: Any, dtype: torch.dtype) -
     exact = exact.detach().to("cpu", copy=True)
     exact = exact if layer is None else exact.float() + added_weight(layer)
     return exact.to(dtype) if exact.is_floating_point() else exact
-
-
-def _tried(write: Callable[..., object], *arguments: Any, **options: Any) -> str | None:
-    """Why it is not on the disk; None: it is."""
-    try:
-        write(*arguments, **options)
-    except (OSError, SafetensorError) as error:
-        return str(error)
-    return None
 
 
 def _refuse(directory: Path, failed: str | None) -> None:

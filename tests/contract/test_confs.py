@@ -13,7 +13,7 @@ from lit_unlearn.memory.size import LORA_RANK, smallest_card
 from lit_unlearn.memory.step import lora_parts
 from lit_unlearn.memory.tokens import count_tokens
 from lit_unlearn.reference.plan import plan_reference
-from lit_unlearn.run.early.trial import planned
+from lit_unlearn.run.early.memory import planned
 from lit_unlearn.run.prepare import build_schedules, load_benchmark
 from lit_unlearn.speed.plan.named import model_size
 from lit_unlearn.speed.workload.rows import step_rows

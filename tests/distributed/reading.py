@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from lit_unlearn.data.datamodule import UnlearnData
 from lit_unlearn.data.tokenize import Encoded
@@ -18,6 +18,8 @@ from lit_unlearn.engine.scoring import ScoringEngine
 from lit_unlearn.generation.generate import Prompt, generate
 from lit_unlearn.objectives import OBJECTIVES
 from lit_unlearn.parallel import gather_by_key, rank
+from lit_unlearn.speed.workload.models import llama_config
+from lit_unlearn.speed.workload.shapes import Shape
 from lit_unlearn.strategies.settings import StrategyConfig
 from lit_unlearn.training.module import UnlearnModule
 from lit_unlearn.training.settings import OptimConfig, TrainerConfig
@@ -58,16 +60,7 @@ class Read(L.Callback):
 
 def main(out: Path, strategy: str, gathering: str) -> None:
     torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=41,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    model = LlamaForCausalLM(shape)
+    model = LlamaForCausalLM(llama_config(Shape(3, 16, 32, 2, 2, 41, False)))
     terms = {"retain": Term(1.0, OBJECTIVES["nll"]())}
     module, read = UnlearnModule(ScoringEngine(model), terms, OptimConfig(), None, None), Read()
     data = UnlearnData({Role.retain: ROWS}, 6, 0)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from functools import partial
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lightning.pytorch.strategies import Strategy
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lit_unlearn.errors import UserError
 from lit_unlearn.parallel import broadcast_object, rank
-from lit_unlearn.recording.checkpoints import remove, sync
+from lit_unlearn.recording.checkpoints import put_in_place, remove, why_unwritten
 from lit_unlearn.strategies.whole import assign, exact
 
 
@@ -38,14 +36,14 @@ class KeptWeights:
         unfinished = path.with_name(f".{path.name}.new.tmp")
         if rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
-            fault = _try(partial(unfinished.mkdir, parents=True))
+            fault = why_unwritten(unfinished.mkdir, parents=True)
         for number, (name, weight) in enumerate(_trained(model)):
             whole = exact(strategy, weight)
             if rank() == 0 and fault is None:  # else go on, or the others would wait
                 tensors = {name: whole.to("cpu").contiguous()}
-                fault = _try(partial(_write, _file(unfinished, number), tensors))
+                fault = why_unwritten(_write, _file(unfinished, number), tensors)
         if rank() == 0 and fault is None:
-            fault = _try(partial(_replace, unfinished, path))
+            fault = why_unwritten(put_in_place, unfinished, path)
         if (fault := broadcast_object(fault)) is not None:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise UserError(f"{path} cannot be written: {fault}; mend that, then go on with resume=true")
@@ -82,22 +80,3 @@ def _write(path: Path, tensors: dict) -> None:
     save_file(tensors, path)
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _replace(unfinished: Path, path: Path) -> None:
-    if path.exists():  # of a start that went on from an older checkpoint
-        remove(path)
-    sync(unfinished)
-    unfinished.rename(path)
-    sync(path.parent)
-
-
-def _try(write: Callable[[], None]) -> str | None:
-    """Why it could not be done; safetensors has an error of its own for a full disk."""
-    try:
-        write()
-    except OSError as error:
-        return error.strerror or str(error)
-    except SafetensorError as error:
-        return str(error)
-    return None

@@ -19,8 +19,8 @@ from lit_unlearn.engine.trial import can_pack
 from lit_unlearn.evaluation.evaluator import Evaluator
 from lit_unlearn.memory.size import GIB, num_weights, size_of
 from lit_unlearn.memory.tokens import count_tokens
+from lit_unlearn.run.early.memory import planned, with_beliefs
 from lit_unlearn.run.early.rehearsal import first_rows
-from lit_unlearn.run.early.trial import planned, with_beliefs
 from lit_unlearn.run.prepare import Study
 from lit_unlearn.strategies.build import chosen
 from lit_unlearn.training.settings import OptimConfig

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from lit_unlearn.parallel import gather_by_key, rank
-from lit_unlearn.recording.checkpoints import refuse_unwritten, remove, sync, write_durably
+from lit_unlearn.recording.checkpoints import put_in_place, refuse_unwritten, why_unwritten, write_durably
 
 
 class ZeroFiles(DeepSpeedStrategy):
@@ -38,19 +38,11 @@ class ZeroFiles(DeepSpeedStrategy):
         super().save_checkpoint(checkpoint, unfinished, storage_options)
         refuse_unwritten(path, next(filter(None, gather_by_key({rank(): self._unwritten}).values()), None))
         if self.is_global_zero:
-            if path.exists():
-                remove(path)
-            sync(unfinished)
-            unfinished.rename(path)
-            sync(path.parent)
+            put_in_place(unfinished, path)
         self.barrier()
 
     def _save(self, state_dict: Any, path: str) -> None:
-        """A rank that cannot write goes on, or the others would wait for it."""
-        try:
-            write_durably(state_dict, Path(path))
-        except OSError as error:
-            self._unwritten = error.strerror
+        self._unwritten = self._unwritten or why_unwritten(write_durably, state_dict, Path(path))
 
 
 def _load(path: str, map_location: Any = None) -> Any:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lit_unlearn.files import is_finished
 from lit_unlearn.recording.lock import LOCK, is_held
 from lit_unlearn.sweep.plan import Sweep
-from lit_unlearn.sweep.work.task import ENDED, LOG, is_finished
+from lit_unlearn.sweep.work.task import ENDED, LOG
 
 JOBS = "jobs.json"
 """In a sweep's directory, the arrays of SLURM that it was submitted as."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from lit_unlearn.errors import Preempted
 
@@ -20,6 +21,16 @@ _OF_SLURM = ("srun: ", "slurmstepd")
 
 class Terminated(BaseException):
     """SIGTERM has come to this process."""
+
+
+def end_on_sigterm() -> None:
+    """The first one raises ``Terminated``; further ones are the same."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
 
 
 @dataclass

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from lit_unlearn.errors import UserError
+from lit_unlearn.files import is_finished
 from lit_unlearn.strategies.visible import visible_gpus
 from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.read import begin
-from lit_unlearn.sweep.work.calls import Terminated
-from lit_unlearn.sweep.work.task import is_finished
+from lit_unlearn.sweep.work.calls import Terminated, end_on_sigterm
 
 _LOOK_SECONDS = 0.1
 
@@ -70,7 +70,7 @@ def _start(sweep: Sweep, number: int, environment: Mapping[str, str]) -> subproc
 def _pool() -> Iterator[dict[int, subprocess.Popen]]:
     """Processes by point; when this one is asked to end, by Ctrl-C or TERM, they are, and are waited for."""
     working: dict[int, subprocess.Popen] = {}
-    signal.signal(signal.SIGTERM, _terminated)
+    end_on_sigterm()
     try:
         yield working
     except (KeyboardInterrupt, Terminated) as asked:
@@ -80,7 +80,3 @@ def _pool() -> Iterator[dict[int, subprocess.Popen]]:
         for process in working.values():
             process.wait()
         raise KeyboardInterrupt from asked
-
-
-def _terminated(number: int, frame: object) -> None:
-    raise Terminated

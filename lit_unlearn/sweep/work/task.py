@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import signal
 from datetime import datetime
-from pathlib import Path
 from typing import NoReturn
 
 from lit_unlearn.errors import Preempted, UserError
-from lit_unlearn.files import write_json
+from lit_unlearn.files import is_finished, write_json
 from lit_unlearn.recording.lock import is_held, locked
 from lit_unlearn.slurm import requeue
 from lit_unlearn.sweep.plan import Sweep
 from lit_unlearn.sweep.read import begin, is_begun
-from lit_unlearn.sweep.work.calls import INTERRUPTED, Failed, Terminated, call
+from lit_unlearn.sweep.work.calls import INTERRUPTED, Failed, Terminated, call, end_on_sigterm
 from lit_unlearn.sweep.work.progress import check_progress
 from lit_unlearn.sweep.work.shared import with_shared
 from lit_unlearn.sweep.work.trials import propose, tell
@@ -22,11 +21,6 @@ ENDED = "ended.json"
 """Why the last attempt came to no end; there is none while one goes on, or once it has finished."""
 LOG = "log.txt"
 """All that a point's own commands have printed."""
-
-
-def is_finished(run_dir: Path) -> bool:
-    """``metrics.json`` is the last file that a run writes."""
-    return (run_dir / "metrics.json").is_file()
 
 
 def carry_out(sweep: Sweep) -> None:
@@ -45,7 +39,7 @@ def carry_out(sweep: Sweep) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if is_held(run_dir):
         raise UserError(f"point {number}: a run is at work in {run_dir}, though nobody waits for it; let it end")
-    signal.signal(signal.SIGTERM, _terminated)
+    end_on_sigterm()
     with locked(directory):
         (directory / ENDED).unlink(missing_ok=True)
         try:
@@ -69,11 +63,6 @@ def carry_out(sweep: Sweep) -> None:
         told = {"state": failed.state, "reason": failed.reason, "code": failed.code, "when": when}
         write_json(directory / ENDED, told)
     _leave(number, failed)
-
-
-def _terminated(number: int, frame: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
 
 
 def _leave(number: int, failed: Failed) -> NoReturn:

@@ -6,7 +6,7 @@ import torch
 from lit_unlearn.callbacks.settings import BeliefConfig
 from lit_unlearn.data.tokenize import Encoded
 from lit_unlearn.errors import UserError
-from lit_unlearn.run.early.trial import with_beliefs, within_memory
+from lit_unlearn.run.early.memory import with_beliefs, within_memory
 
 
 def test_memory_that_runs_out_is_one_line_with_the_plan():
